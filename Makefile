@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+#   make            build/sosia
+#   make run        set up, build, boot a Linux guest to a shell
+#   make test       set up, run every test
+#   make bench      measure against QEMU and native
+#   make check      the checks that need no guest: layers, symbols, format
+#
+# MODE=rel|dbg|asan|tsan (asan includes UBSan), CC=gcc|clang. Each combination has its own folder under
+# build/. A new source file in a known folder needs no edit here.
+
+MODE ?= rel
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+BUILD := build/$(CC)-$(MODE)
+
+WARN := -Wall -Wextra -Werror -Wconversion -Wno-sign-conversion -Wshadow -Wmissing-prototypes \
+        -Wstrict-prototypes -Wvla -Wundef -Wpointer-arith -Wwrite-strings -Wno-missing-field-initializers
+OPT_rel := -O2 -g
+OPT_dbg := -O0 -g
+OPT_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_tsan := -O1 -g -fsanitize=thread
+OPT := $(OPT_$(MODE))
+
+CFLAGS_ALL = -std=c11 $(OPT) $(WARN) -I. -MMD -MP -fno-strict-aliasing -fwrapv $(CFLAGS)
+# core and the engines that may run without an operating system
+FREESTANDING := -ffreestanding -fno-stack-protector -fno-common
+HOSTED := -D_GNU_SOURCE
+
+CORE_SRC := $(wildcard core/*/*.c)
+SOFT_SRC := $(wildcard engines/soft/*.c)
+SOFT_ASM := $(wildcard engines/soft/*.S)
+KVM_SRC := $(wildcard engines/kvm/*.c)
+LINUX_SRC := $(wildcard hosts/linux/*.c)
+FAKE_SRC := $(wildcard hosts/fake/*.c)
+CMD_SRC := $(wildcard cmd/*.c)
+
+objs = $(patsubst %.c,$(BUILD)/%.o,$(filter %.c,$(1))) $(patsubst %.S,$(BUILD)/%.o,$(filter %.S,$(1)))
+
+LIBCORE := $(BUILD)/libcore.a
+LIBSOFT := $(BUILD)/libsoft.a
+LIBKVM := $(BUILD)/libkvm.a
+LIBLINUX := $(BUILD)/liblinux.a
+LIBFAKE := $(BUILD)/libfake.a
+LIBCMD := $(BUILD)/libcmd.a
+ENGINE_LIBS := $(LIBSOFT) $(LIBKVM)
+LDLIBS := -ljansson -lpthread
+
+.PHONY: all
+all: build/sosia
+
+build/sosia: $(BUILD)/sosia
+	@mkdir -p build && ln -sf $(CC)-$(MODE)/sosia $@
+
+$(BUILD)/sosia: $(LIBCMD) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -o $@ -Wl,--start-group $^ -Wl,--end-group $(LDLIBS)
+
+$(LIBCORE): $(call objs,$(CORE_SRC))
+$(LIBSOFT): $(call objs,$(SOFT_SRC) $(SOFT_ASM))
+$(LIBKVM): $(call objs,$(KVM_SRC))
+$(LIBLINUX): $(call objs,$(LINUX_SRC))
+$(LIBFAKE): $(call objs,$(FAKE_SRC))
+$(LIBCMD): $(call objs,$(CMD_SRC))
+
+$(BUILD)/%.a:
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(BUILD)/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(FREESTANDING) -c -o $@ $<
+
+# The red zone is off because flag-capturing assembly pushes; x87 and SSE are left to the stubs.
+$(BUILD)/engines/soft/%.o: engines/soft/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(FREESTANDING) -mno-red-zone -foptimize-sibling-calls -c -o $@ $<
+
+$(BUILD)/engines/soft/%.o: engines/soft/%.S
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(HOSTED) -c -o $@ $<
+
+# --- unit tests: tests/unit/NAME_test.c, one program each --------------------------------------------
+
+UNIT_SRC := $(wildcard tests/unit/*_test.c)
+UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(UNIT_SRC))
+UNIT_LIB := $(call objs,$(wildcard tests/unit/lib_*.c))
+
+$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
+		-lcmocka -lZydis $(LDLIBS)
+
+.PHONY: unit unit-bin
+unit-bin: $(UNIT_BIN)
+unit: $(UNIT_BIN)
+	@scripts/run_unit.sh $(UNIT_BIN)
+
+# --- fuzz harnesses: tests/fuzz/NAME_fuzz.c; the corpus in tests/fuzz/corpus/NAME runs as a test ------
+
+FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
+FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
+
+$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o \
+		-Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+
+.PHONY: fuzz-replay
+fuzz-replay: $(FUZZ_REPLAY)
+	@scripts/run_fuzz_corpus.sh $(FUZZ_REPLAY)
+
+# --- checks -----------------------------------------------------------------------------------------
+
+.PHONY: check
+check: $(LIBCORE) $(LIBSOFT)
+	@scripts/layer_check.py
+	@scripts/symbol_check.sh $(LIBCORE) $(LIBSOFT)
+
+.PHONY: format
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+.PHONY: clean
+clean:
+	rm -rf build
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The CPU that the guest sees: one policy, the same for every engine. It is a subset of what the
+ * host processor has and the engines really execute (x86-64-v3 plus what makes Linux fast).
+ */
+#ifndef CORE_CPU_CPUID_H
+#define CORE_CPU_CPUID_H
+
+#include "core/base/err.h"
+#include "core/base/types.h"
+
+/* Bits of insn.cpuid and cpuid_policy.features: one per feature that decides whether an instruction
+ * exists. Baseline (x86-64-v1: x87, MMX, SSE, SSE2, FXSR, CX8, CMOV, SYSCALL) has no bit. */
+enum feature {
+    FEATURE_SSE3,
+    FEATURE_SSSE3,
+    FEATURE_SSE4_1,
+    FEATURE_SSE4_2,
+    FEATURE_POPCNT,
+    FEATURE_CX16,
+    FEATURE_MOVBE,
+    FEATURE_AES,
+    FEATURE_PCLMUL,
+    FEATURE_XSAVE,
+    FEATURE_XSAVEOPT,
+    FEATURE_XSAVEC,
+    FEATURE_XSAVES,
+    FEATURE_AVX,
+    FEATURE_F16C,
+    FEATURE_FMA,
+    FEATURE_AVX2,
+    FEATURE_BMI1,
+    FEATURE_BMI2,
+    FEATURE_LZCNT,
+    FEATURE_ADX,
+    FEATURE_SHA,
+    FEATURE_RDRAND,
+    FEATURE_RDSEED,
+    FEATURE_FSGSBASE,
+    FEATURE_INVPCID,
+    FEATURE_SMAP,
+    FEATURE_PKU,
+    FEATURE_RDTSCP,
+    FEATURE_RDPID,
+    FEATURE_CLFLUSHOPT,
+    FEATURE_CLWB,
+    FEATURE_MONITOR,
+    FEATURE_PREFETCHW,
+    FEATURE_VAES,
+    FEATURE_VPCLMUL,
+    FEATURE_GFNI,
+    FEATURE_AVX_VNNI,
+    FEATURE_MOVDIRI,
+    FEATURE_MOVDIR64B,
+    FEATURE_SERIALIZE,
+    FEATURE_SSE4A,
+    FEATURE_XOP,
+    FEATURE_TBM,
+    FEATURE_3DNOW,
+    FEATURE_CET,
+    FEATURE_MPX,
+    FEATURE_RTM,
+    FEATURE_VMX,
+    FEATURE_SVM,
+    FEATURE_WAITPKG,
+    FEATURE_ENQCMD,
+    FEATURE_CLDEMOTE,
+    FEATURE_PTWRITE,
+    FEATURE_SGX,
+    FEATURE_SMX,
+    FEATURE_WBNOINVD,
+    FEATURE_UINTR,
+    FEATURE_TSXLDTRK,
+    FEATURE_HRESET,
+    FEATURE_OTHER,
+    FEATURE_COUNT
+};
+
+_Static_assert(FEATURE_COUNT <= 64, "features fit one mask");
+
+struct cpuid_entry {
+    u32 leaf, subleaf;
+    bool indexed; /* subleaf matters */
+    u32 eax, ebx, ecx, edx;
+};
+
+enum { CPUID_MAX_ENTRIES = 64 };
+
+struct cpuid_policy {
+    u32 count;
+    struct cpuid_entry entry[CPUID_MAX_ENTRIES]; /* as for vCPU 0, before run-time bits */
+    u64 features;                                /* BIT(FEATURE_*) */
+    u64 xcr0_allowed;                            /* XCR0 bits the guest may set */
+    u32 pkru_offset; /* of component 9 in the standard XSAVE format, 0: no PKU */
+    u32 xsave_size;  /* bytes of the standard format with everything in xcr0_allowed */
+    u8 phys_bits;    /* MAXPHYADDR */
+    u64 tsc_hz;
+};
+
+/* CPUID of the processor that runs this code. */
+void cpuid_host(u32 leaf, u32 subleaf, u32 out[4]);
+
+/*
+ * Builds the policy from the host's CPUID. tsc_hz as told to the guest (leaf 0x15/0x16 and the
+ * hypervisor timing leaf 0x40000010); vcpus for the topology leaves.
+ */
+int cpuid_policy_init(struct cpuid_policy *p, u64 tsc_hz, u32 vcpus, struct err *err);
+
+/* What CPUID returns on a vCPU: adds APIC id, OSXSAVE, OSPKE, XSAVE sizes for the present XCR0 and
+ * XSS. */
+struct cpu_state;
+void cpuid_query(const struct cpuid_policy *p, u32 vcpu_id, const struct cpu_state *s, u32 leaf,
+                 u32 subleaf, u32 out[4]);
+
+#endif

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The software engine's processor: one struct soft_vcpu, the interpreter's micro-operations, and
+ * the functions its files offer one another.
+ *
+ *   run.c      run loop: attention, events, block lookup, execution
+ *   block.c    decoded-block cache by physical page            smc.c    code pages and their
+ * invalidation bind.c     struct insn -> struct uop, by family            int_*.c  integer
+ * instructions mem.c      loads and stores, the slow path                 tlb.c    cached
+ * translations exc.c      exception and interrupt delivery                seg.c    segments, far
+ * transfers, tasks sys.c      CR, DR, MSR and other system instructions       str.c    string
+ * instructions vec.c      vector and x87 instructions on the real CPU     xsave.c  the XSAVE family
+ *
+ * Faults: a handler that meets a fault calls soft_fault, which does not return: it unwinds to the
+ * run loop (jump.S), which delivers the exception with the RIP of the current instruction. So a
+ * handler makes every access that can fault before it changes any register. `uop` says which
+ * instruction is current; NEXT moves on.
+ */
+#ifndef ENGINES_SOFT_SOFT_H
+#define ENGINES_SOFT_SOFT_H
+
+#include "core/cpu/decode.h"
+#include "core/cpu/state.h"
+#include "core/if/engine.h"
+#include "core/mem/ram.h"
+
+struct soft_vcpu;
+struct soft_vm;
+struct soft_block;
+struct uop;
+
+/* Executes one instruction and then, by tail call, the rest of its block. */
+typedef void (*uop_fn)(struct soft_vcpu *c, const struct uop *u);
+
+/*
+ * One decoded instruction. Operand registers are GPR numbers; byte registers ah ch dh bh are 16..19
+ * (soft_gpr8 addresses them). ea is precomputed: segment base + base + index*scale + disp.
+ */
+struct uop {
+    uop_fn fn;
+    u64 imm; /* sign-extended immediate or branch displacement */
+    s32 disp;
+    u16 offset; /* of this instruction from the start of its block, bytes */
+    u8 len;
+    u8 opsize; /* 1, 2, 4, 8: operand size of the handler's family */
+    u8 dst, src, src2;
+    u8 base, index, scale_shift; /* MEM_NONE, MEM_RIP as in decode.h */
+    u8 seg;
+    u8 addrsize;             /* 2, 4, 8: the effective address is cut to it */
+    const struct insn *insn; /* the full decoding, lives as long as the block */
+    void *aux;               /* a family's own (vector stub) */
+};
+
+/* What a load or store is, for paging. */
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_RMW };
+
+/*
+ * Privilege under which a translation was made, index of the translation caches.
+ * MMU_SYS: supervisor access with SMAP not in force (AC set, or CR4.SMAP clear);
+ * MMU_SMAP: supervisor access that must not touch user pages; implicit accesses (GDT, IDT, TSS,
+ * exception frames) use MMU_SMAP when CR4.SMAP is set.
+ */
+enum mmu_index { MMU_USER, MMU_SYS, MMU_SMAP, MMU_COUNT };
+
+struct soft_vcpu {
+    struct cpu_state s; /* arithmetic flags in s.rflags are stale: aflags has them */
+    u64 aflags;         /* FLAG_ARITH bits as the processor gave them; other bits are junk */
+
+    struct engine_vcpu *ev;
+    struct soft_vm *vm;
+
+    /* Derived from s by soft_mode_update; never saved. */
+    u8 mode; /* 16, 32, 64: decoder mode of CS */
+    u8 cpl;
+    u8 mmu; /* enum mmu_index for ordinary data accesses */
+    u8 mmu_implicit;
+    bool long_mode; /* EFER.LMA */
+    bool seg_flat;  /* 32-bit: es cs ss ds have base 0 and limit 4 GiB, so checks can be skipped */
+    u64 mode_key;   /* everything a decoded block depends on beside its bytes */
+
+    /* The block being executed. */
+    const struct uop *uop; /* the current instruction */
+    u64 block_rip;         /* RIP of the block's first byte: RIP of u = block_rip + u->offset */
+    u64 next_rip;          /* where to go on when the block has ended */
+    u32 leave;             /* non-zero: leave the run loop after this block (SOFT_LEAVE_*) */
+
+    /* A fault on its way to the run loop. */
+    u8 fault_vector;
+    bool fault_has_error;
+    u32 fault_error;
+    u64 fault_cr2;
+
+    bool window_wanted; /* intr_window */
+    struct engine_debug debug;
+    struct vm_exit *exit; /* filled by handlers that leave */
+    struct engine_stats stats;
+
+    void *jump[8]; /* soft_setjmp */
+
+    struct soft_tlb *tlb;     /* tlb.h */
+    struct soft_cache *cache; /* block.h */
+    struct soft_vec *vec;     /* vec.h */
+};
+
+/* Why the run loop is left after the current block. */
+#define SOFT_LEAVE_EXIT BIT(0) /* c->exit is filled: return it */
+#define SOFT_LEAVE_LOOP BIT(1) /* only go round: mode, interrupt flag or pending events changed */
+
+/* --- faults (exc.c) ----------------------------------------------------------------------------
+ */
+
+/* Raises an exception at the current instruction; does not return. */
+_Noreturn void soft_fault(struct soft_vcpu *c, u8 vector, bool has_error, u32 error);
+_Noreturn void soft_page_fault(struct soft_vcpu *c, u64 linear, u32 error);
+static inline _Noreturn void soft_gp(struct soft_vcpu *c, u32 error) {
+    soft_fault(c, EXC_GP, true, error);
+}
+static inline _Noreturn void soft_ud(struct soft_vcpu *c) {
+    soft_fault(c, EXC_UD, false, 0);
+}
+
+/* exc.c. Delivers an event through the IDT (all modes; nested faults become #DF, then shutdown).
+ * soft: INT n, INT3, INTO, whose return address is behind the instruction and whose gate's DPL is
+ * checked. */
+enum soft_event { EVENT_FAULT, EVENT_TRAP, EVENT_SOFT, EVENT_EXTERNAL };
+void soft_deliver(struct soft_vcpu *c, u8 vector, enum soft_event kind, bool has_error, u32 error,
+                  u64 return_rip);
+
+/* --- mode and flags ----------------------------------------------------------------------------
+ */
+
+/* After a change of CR0, CR4, EFER, CS, SS, RFLAGS.AC/VM/TF, CPL: recomputes the derived fields.
+ * (seg.c) */
+void soft_mode_update(struct soft_vcpu *c);
+
+static inline u64 soft_rflags(const struct soft_vcpu *c) {
+    return (c->s.rflags & ~(u64)FLAG_ARITH) | (c->aflags & FLAG_ARITH);
+}
+/* Writes all of RFLAGS; callers that change IF, TF, AC, VM, RF also call soft_mode_update. */
+static inline void soft_rflags_set(struct soft_vcpu *c, u64 v) {
+    c->s.rflags = v;
+    c->aflags = v;
+}
+
+static inline u64 soft_rip(const struct soft_vcpu *c) { /* of the current instruction */
+    return c->block_rip + c->uop->offset;
+}
+static inline u64 soft_rip_after(const struct soft_vcpu *c) {
+    return c->block_rip + c->uop->offset + c->uop->len;
+}
+
+/* --- memory (mem.c) ----------------------------------------------------------------------------
+ */
+
+/*
+ * Guest virtual memory at a linear address, size 1, 2, 4, 8, under an explicit privilege. Page
+ * crossings, MMIO, code pages and watchpoints are handled; a fault does not return.
+ */
+u64 soft_lin_load(struct soft_vcpu *c, u64 linear, u32 size, enum mmu_index mmu);
+void soft_lin_store(struct soft_vcpu *c, u64 linear, u32 size, u64 value, enum mmu_index mmu);
+/* Any size up to 4096; all or nothing for stores: both pages are probed before a byte is written.
+ */
+void soft_lin_read(struct soft_vcpu *c, u64 linear, void *buf, u32 size, enum mmu_index mmu);
+void soft_lin_write(struct soft_vcpu *c, u64 linear, const void *buf, u32 size, enum mmu_index mmu);
+
+/*
+ * Host address of [linear, linear+size) for access, or NULL when it is not plain RAM in one page
+ * (MMIO, page crossing; use the functions above). Faults like the access itself. For ACCESS_WRITE
+ * and ACCESS_RMW the page is marked dirty and code on it invalidated before this returns.
+ */
+void *soft_lin_ptr(struct soft_vcpu *c, u64 linear, u32 size, enum access access,
+                   enum mmu_index mmu);
+
+/* Linear address of seg:offset with the segment checks of the mode (limit, type, canonical);
+ * raises #GP or #SS. Ordinary data accesses. */
+u64 soft_linear(struct soft_vcpu *c, u8 seg, u64 offset, u32 size, enum access access);
+
+/* Effective address (offset, cut to the address size) of the uop's memory operand. */
+u64 soft_ea(struct soft_vcpu *c, const struct uop *u);
+
+/* The uop's memory operand: effective address, segment checks, access with c->mmu. */
+u64 soft_load(struct soft_vcpu *c, const struct uop *u, u32 size);
+void soft_store(struct soft_vcpu *c, const struct uop *u, u32 size, u64 value);
+
+/* Stack accesses under SS with the stack's address size (2, 4, 8); sp is passed and returned so
+ * that RSP changes only when everything succeeded. */
+u64 soft_push(struct soft_vcpu *c, u64 sp, u32 size, u64 value); /* returns the new sp */
+u64 soft_pop(struct soft_vcpu *c, u64 sp, u32 size, u64 *value); /* returns the new sp */
+u64 soft_sp(const struct soft_vcpu *c);                          /* cut to the stack size */
+void soft_sp_set(struct soft_vcpu *c, u64 sp);                   /* keeps the upper part */
+
+/* --- translation caches (tlb.c) ----------------------------------------------------------------
+ */
+
+void soft_tlb_flush_all(struct soft_vcpu *c);              /* all PCIDs, global pages too */
+void soft_tlb_flush_context(struct soft_vcpu *c);          /* current PCID, not global pages */
+void soft_tlb_flush_page(struct soft_vcpu *c, u64 linear); /* INVLPG */
+void soft_tlb_invpcid(struct soft_vcpu *c, u32 type, u16 pcid, u64 linear);
+void soft_tlb_cr3(struct soft_vcpu *c, u64 cr3, bool keep); /* after MOV CR3: keep is bit 63 */
+
+/* --- instruction families: fill uop->fn (and more); false: not mine ----------------------------
+ */
+
+struct bind {
+    struct soft_vcpu *c;
+    struct soft_block *block;
+    const struct insn *insn;
+    struct uop *uop; /* address fields, len, offset, insn are filled already */
+    bool last;       /* set by the family: the block ends after this one */
+};
+bool bind_integer(struct bind *b); /* int_*.c */
+bool bind_system(
+    struct bind *b); /* sys.c, seg.c, exc.c: INT, IRET, far transfers, POPF, STI, ... */
+bool bind_string(struct bind *b); /* str.c: MOVS..., INS, OUTS with and without REP; also IN, OUT */
+bool bind_vector(struct bind *b); /* vec.c: x87, MMX, SSE, AVX, BMI on host registers; xsave.c */
+
+/* Every handler ends with one of these. */
+#define NEXT(c, u)                                                                                 \
+    do {                                                                                           \
+        (c)->uop = (u) + 1;                                                                        \
+        return (u)[1].fn((c), (u) + 1);                                                            \
+    } while (0)
+
+/* Ends the block: the run loop goes on at rip. */
+#define GOTO_RIP(c, rip)                                                                           \
+    do {                                                                                           \
+        (c)->next_rip = (rip);                                                                     \
+        return;                                                                                    \
+    } while (0)
+
+static inline u8 *soft_gpr8(struct soft_vcpu *c, u8 r) {
+    return r < 16 ? (u8 *)&c->s.gpr[r] : (u8 *)&c->s.gpr[r - 16] + 1;
+}
+
+/* Writes a GPR with the rule of the size: 4 zero-extends, 1 and 2 merge. */
+static inline void soft_gpr_set(struct soft_vcpu *c, u8 r, u32 size, u64 v) {
+    switch (size) {
+    case 1:
+        *soft_gpr8(c, r) = (u8)v;
+        break;
+    case 2:
+        *(u16 *)&c->s.gpr[r] = (u16)v;
+        break;
+    case 4:
+        c->s.gpr[r] = (u32)v;
+        break;
+    default:
+        c->s.gpr[r] = v;
+        break;
+    }
+}
+
+static inline u64 soft_gpr_get(struct soft_vcpu *c, u8 r, u32 size) {
+    switch (size) {
+    case 1:
+        return *soft_gpr8(c, r);
+    case 2:
+        return (u16)c->s.gpr[r];
+    case 4:
+        return (u32)c->s.gpr[r];
+    default:
+        return c->s.gpr[r];
+    }
+}
+
+/* jump.S: returns 0 when set, and again with the value given to soft_longjmp. */
+int soft_setjmp(void **jump) __attribute__((returns_twice));
+_Noreturn void soft_longjmp(void **jump, int value);
+
+#endif

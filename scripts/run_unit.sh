@@ -1,0 +1,24 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: run_unit.sh PROGRAM...
+# Runs cmocka programs one after another. Prints the output of those that fail, and a last line
+# "unit: N passed, N failed" that counts single tests.
+passed=0
+failed=0
+for program in "$@"; do
+    out=$(timeout 600 "$program" 2>&1)
+    status=$?
+    p=$(printf '%s\n' "$out" | grep -c '^\[       OK \]')
+    f=$(printf '%s\n' "$out" | grep '^\[  FAILED  \] [a-z]' | sort -u | wc -l)
+    if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then
+        f=1
+    fi
+    if [ $status -ne 0 ]; then
+        printf '%s\n' "$out" | tail -60
+        echo "FAILED ($status): $program"
+    fi
+    passed=$((passed + p))
+    failed=$((failed + f))
+done
+echo "unit: $passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: symbol_check.sh LIBCORE LIBSOFT
+# Proves that core needs nothing but memcpy, memmove, memset and memcmp, that the software engine
+# needs only those and core, and that neither has a mutable global.
+set -eu
+core=$1
+soft=$2
+status=0
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+defined() { nm -g --defined-only "$@" 2>/dev/null | awk 'NF==3 {print $3}' | sort -u; }
+undefined() { nm -u "$@" 2>/dev/null | awk 'NF==2 {print $2}' | sort -u; }
+
+printf 'memcmp\nmemcpy\nmemmove\nmemset\n_GLOBAL_OFFSET_TABLE_\n' | sort >"$tmp/allowed"
+defined "$core" >"$tmp/core"
+sort -u "$tmp/core" "$tmp/allowed" >"$tmp/core_ok"
+undefined "$core" | comm -23 - "$tmp/core_ok" >"$tmp/bad"
+if [ -s "$tmp/bad" ]; then
+    echo "core has undefined symbols beyond the four it may have:"
+    cat "$tmp/bad"
+    status=1
+fi
+
+defined "$soft" | sort -u - "$tmp/core_ok" >"$tmp/soft_ok"
+undefined "$soft" | comm -23 - "$tmp/soft_ok" >"$tmp/bad"
+if [ -s "$tmp/bad" ]; then
+    echo "engines/soft has undefined symbols beyond core's:"
+    cat "$tmp/bad"
+    status=1
+fi
+
+nm "$core" "$soft" 2>/dev/null | awk '$2 ~ /^[bBdDcCgGsS]$/ && $3 !~ /\.ro$/ {print $3}' >"$tmp/bad"
+if [ -s "$tmp/bad" ]; then
+    echo "mutable globals in core or engines/soft:"
+    cat "$tmp/bad"
+    status=1
+fi
+[ $status -eq 0 ] && echo "symbol check: ok"
+exit $status
