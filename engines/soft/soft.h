@@ -90,6 +90,20 @@ struct soft_vcpu {
     u32 fault_error;
     u64 fault_cr2;
 
+    /* Delivery of an event through the IDT (exc.c); only meaningful inside soft_deliver. */
+    bool event_ext; /* #TS, #NP, #SS and #GP raised now carry EXT in their error code */
+    u64 event_rip;  /* what a fault met during delivery pushes as its return address */
+
+    /* One instruction at a time (debug.c). `one` is derived: TF, an interrupt shadow, breakpoints
+     * or the debugger want a look after each instruction. It is part of mode_key: blocks are then
+     * one instruction long, and REP strings do one iteration and stay at their RIP until done. */
+    bool one;
+    bool watch;        /* derived: data breakpoints are armed (soft_watch_page) */
+    bool shadow_fresh; /* this instruction began events.shadow: it lasts over the next one */
+    bool step_armed;   /* TF was set when this instruction began */
+    u32 dr6_pending;   /* DR6 bits that this instruction earned (B0..B3, BD, BS, BT) */
+    u32 watch_pending; /* the same for the debugger's own registers */
+
     bool window_wanted; /* intr_window */
     struct engine_debug debug;
     struct vm_exit *exit; /* filled by handlers that leave */
@@ -125,6 +139,29 @@ static inline _Noreturn void soft_ud(struct soft_vcpu *c) {
 enum soft_event { EVENT_FAULT, EVENT_TRAP, EVENT_SOFT, EVENT_EXTERNAL };
 void soft_deliver(struct soft_vcpu *c, u8 vector, enum soft_event kind, bool has_error, u32 error,
                   u64 return_rip);
+/* The run loop after a soft_longjmp from soft_fault: delivers c->fault_* at soft_rip(c) (the run
+ * loop points c->uop at a uop with offset 0 when it was fetching). Like soft_deliver it never
+ * faults itself; it leaves c->next_rip (and s.rip) at the handler, and may set SOFT_LEAVE_EXIT
+ * (shutdown). */
+void soft_handle_fault(struct soft_vcpu *c);
+
+/* --- debug.c -----------------------------------------------------------------------------------
+ */
+
+/*
+ * While c->one is set, around each instruction at RIP rip. begin: false when an instruction
+ * breakpoint was delivered or left to the debugger instead (go round; c->leave tells). end: after
+ * the instruction, c->next_rip being where it went on: ends the interrupt shadow, delivers or
+ * reports single steps and data breakpoints. Neither is called for an instruction that faulted.
+ */
+bool soft_insn_begin(struct soft_vcpu *c, u64 rip);
+void soft_insn_end(struct soft_vcpu *c);
+
+/* mem.c: does an armed data breakpoint touch this page (then it must not enter the fast cache)? */
+bool soft_watch_page(const struct soft_vcpu *c, u64 linear);
+/* mem.c slow path, when c->watch, after the access is known not to fault. */
+void soft_watch(struct soft_vcpu *c, u64 linear, u32 size, bool write);
+void soft_watch_io(struct soft_vcpu *c, u16 port, u32 size); /* IN, OUT, INS, OUTS when c->watch */
 
 /* --- mode and flags ----------------------------------------------------------------------------
  */
@@ -132,6 +169,26 @@ void soft_deliver(struct soft_vcpu *c, u8 vector, enum soft_event kind, bool has
 /* After a change of CR0, CR4, EFER, CS, SS, RFLAGS.AC/VM/TF, CPL: recomputes the derived fields.
  * (seg.c) */
 void soft_mode_update(struct soft_vcpu *c);
+
+/* mode_key. A change of it sets SOFT_LEAVE_LOOP. */
+#define KEY_MODE_32   BIT(0) /* neither: 16-bit code */
+#define KEY_MODE_64   BIT(1)
+#define KEY_CPL       (BIT(2) | BIT(3))
+#define KEY_CPL_SHIFT 2
+#define KEY_FLAT      BIT(4) /* seg_flat */
+#define KEY_SS_32     BIT(5) /* SS.B: 32-bit stack */
+#define KEY_PE        BIT(6) /* protected mode, V86 included */
+#define KEY_V86       BIT(7)
+#define KEY_LMA       BIT(8)
+#define KEY_ONE       BIT(9)  /* c->one */
+#define KEY_AC        BIT(10) /* alignment checks are in force: CR0.AM, RFLAGS.AC, CPL 3 */
+#define KEY_MP        BIT(11)
+#define KEY_EM        BIT(12)
+#define KEY_TS        BIT(13)
+#define KEY_OSFXSR    BIT(14)
+#define KEY_XMMEXC    BIT(15) /* CR4.OSXMMEXCPT */
+#define KEY_OSXSAVE   BIT(16)
+#define KEY_AVX       BIT(17) /* CR4.OSXSAVE and XCR0.AVX and XCR0.SSE */
 
 static inline u64 soft_rflags(const struct soft_vcpu *c) {
     return (c->s.rflags & ~(u64)FLAG_ARITH) | (c->aflags & FLAG_ARITH);
