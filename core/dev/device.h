@@ -16,6 +16,7 @@
 #include "core/mem/ram.h"
 
 struct device;
+struct trace;
 
 struct device_ops {
     const char *name; /* "uart16550" */
@@ -38,6 +39,7 @@ struct device_env {
     struct bus *mmio;
     struct ram *ram;
     struct irqchip *irq;
+    const struct trace *trace; /* core/if/trace.h; may be NULL */
     /* Asks for the machine to stop or reset; any thread. code is for MACHINE_EXIT_CODE only. */
     void (*request)(void *machine, int request, int code);
     void *machine;

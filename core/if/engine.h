@@ -24,6 +24,7 @@ struct cpu_state;
 struct cpuid_policy;  /* core/cpu/cpuid.h */
 struct ram;           /* core/mem/ram.h */
 struct irqchip_state; /* core/if/irqchip.h */
+struct trace;         /* core/if/trace.h */
 
 struct engine_ops;
 
@@ -34,6 +35,7 @@ struct engine_vm {
     const struct cpuid_policy *cpuid;
     u32 vcpu_count;
     u64 tsc_hz;                 /* what the guest is told */
+    const struct trace *trace;  /* core/if/trace.h; may be NULL */
     struct engine_vcpu **vcpus; /* vcpu_count of them, filled before the first run */
     void *priv;
 };
@@ -54,6 +56,7 @@ struct engine_vcpu {
     struct engine_vm *vm;
     u32 id;        /* 0.. vcpu_count-1; also the initial APIC id */
     u32 attention; /* ATTN_*, atomic */
+    u32 sleeping;  /* core waits on the attention word (halted, parked): wake instead of kick */
     void *priv;
 };
 
@@ -178,7 +181,11 @@ struct engine_ops {
 
 static inline void vcpu_attend(struct engine_vcpu *vcpu, u32 bits) {
     __atomic_fetch_or(&vcpu->attention, bits, __ATOMIC_SEQ_CST);
-    vcpu->vm->ops->kick(vcpu);
+    if (__atomic_load_n(&vcpu->sleeping, __ATOMIC_SEQ_CST)) {
+        vcpu->vm->host->ops->wake(vcpu->vm->host, &vcpu->attention, 1);
+    } else {
+        vcpu->vm->ops->kick(vcpu);
+    }
 }
 
 #endif

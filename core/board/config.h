@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What machine to build. The caller (the command line, the control API) fills it from options or a
+ * file, with the back ends opened already; pc_create checks every value. Strings and blobs must
+ * stay valid until pc_create has returned, back ends until pc_destroy has returned.
+ */
+#ifndef CORE_BOARD_CONFIG_H
+#define CORE_BOARD_CONFIG_H
+
+#include "core/boot/blob.h"
+#include "core/if/backend.h"
+#include "core/if/engine.h"
+
+enum {
+    MACHINE_MAX_VCPUS = 64,
+    MACHINE_MAX_DISKS = 16,
+    MACHINE_MAX_NETS = 8,
+    MACHINE_MAX_MODULES = 32,
+    MACHINE_SERIAL_PORTS = 4,
+};
+
+#define MACHINE_MIN_MEMORY (1 * MIB)
+#define MACHINE_MAX_MEMORY (1024 * GIB)
+
+/* How virtio devices are attached. */
+enum virtio_transport {
+    TRANSPORT_DEFAULT, /* as machine_config.transport says */
+    TRANSPORT_PCI,
+    TRANSPORT_MMIO,
+};
+
+struct disk_config {
+    struct block_backend *backend;
+    bool readonly;
+    char serial[21]; /* virtio-blk's device ID, at most 20 characters; empty: "sosia-diskN" */
+    enum virtio_transport transport;
+};
+
+struct net_config {
+    struct net_backend *backend; /* NULL: a card without a cable */
+    u8 mac[6];                   /* all zero: 52:54:00:50:1a:0N */
+    u16 mtu;                     /* 0: not offered */
+    enum virtio_transport transport;
+};
+
+/* A further file for the kernel: Multiboot and PVH modules. */
+struct module_config {
+    struct blob file;
+    const char *cmdline; /* NULL: the file's name */
+};
+
+struct machine_config {
+    u32 vcpus;  /* 1..MACHINE_MAX_VCPUS */
+    u64 memory; /* bytes, a multiple of 4096, MACHINE_MIN_MEMORY..MACHINE_MAX_MEMORY */
+
+    struct blob kernel; /* bzImage, ELF with PVH note, or Multiboot; found by its content */
+    struct blob initrd; /* data NULL: none */
+    struct module_config module[MACHINE_MAX_MODULES];
+    u32 module_count;
+    const char *cmdline; /* NULL: empty */
+
+    struct char_backend *serial[MACHINE_SERIAL_PORTS]; /* COM1..COM4; NULL: nothing connected */
+    u32 serial_mask; /* which ports exist even without a back end: bit 0 COM1; COM1 always does */
+    struct char_backend *console; /* virtio-console; NULL: no such device */
+    struct char_backend *debug;   /* debug port 0xe9; NULL: bytes vanish */
+
+    struct disk_config disk[MACHINE_MAX_DISKS];
+    u32 disk_count;
+    struct net_config net[MACHINE_MAX_NETS];
+    u32 net_count;
+    bool rng;          /* virtio-rng */
+    bool test_devices; /* isa-debug-exit, pc-testdev */
+
+    enum virtio_transport transport; /* TRANSPORT_DEFAULT means PCI */
+    /* Append virtio_mmio.device= to the command line for MMIO devices: for kernels started with
+     * acpi=off. With it the ACPI tables do not list these devices, so none appears twice. */
+    bool mmio_cmdline;
+    bool no_acpi;     /* no ACPI tables at all */
+    bool no_mptable;  /* no MP table */
+    bool no_doorbell; /* do not use the engine's doorbells (for tests) */
+
+    u8 uuid[16]; /* SMBIOS system UUID; all zero: none */
+    u64 tsc_hz;  /* 0: the host's */
+    u32 trace;   /* BIT(enum trace_category) of core/if/trace.h */
+};
+
+#endif

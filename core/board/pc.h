@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The PC: a machine with its devices, firmware tables and kernel, ready to run.
+ *
+ *   0x00000000 .. 0x0009fbff  RAM (boot structures, see core/boot/layout.h)
+ *   0x0009fc00 .. 0x0009ffff  EBDA: MP table
+ *   0x000a0000 .. 0x000fffff  RAM under the ROM window: ACPI tables at 0xe0000
+ *   0x00100000 .. 0xbfffffff  RAM (the low 3 GiB at most)
+ *   0xc0001000 + n * 0x1000   virtio-mmio windows, n = 0..31
+ *   0xc1000000 .. 0xdfffffff  PCI 32-bit memory window
+ *   0xe0000000 .. 0xe00fffff  PCI configuration space (ECAM), bus 0
+ *   0xfec00000                IOAPIC
+ *   0xfed00000                HPET (not present now)
+ *   0xfee00000                local APICs
+ *   0xff000000                pc-testdev memory (test devices)
+ *   0x1_00000000 ..           RAM above 4 GiB
+ *   behind it, 64 GiB aligned PCI 64-bit memory window, 64 GiB
+ */
+#ifndef CORE_BOARD_PC_H
+#define CORE_BOARD_PC_H
+
+#include "core/board/config.h"
+#include "core/vm/vm.h"
+
+struct pc;
+
+/*
+ * Builds the machine that cfg describes on this engine and loads its kernel; nothing runs yet.
+ * Returns 0, or a negative code with err filled (a message for a person that names the culprit) and
+ * nothing left behind. cfg->kernel.data may be NULL: a machine to load a saved state into.
+ */
+int pc_create(struct host *host, const struct engine_ops *engine, const struct machine_config *cfg,
+              struct pc **out, struct err *err);
+/* Stops it when it runs. Back ends stay open (the caller closes them). NULL is fine. */
+void pc_destroy(struct pc *pc);
+
+/* The machine: vm_start, vm_wait, vm_pause, vm_save, ... */
+struct vm *pc_vm(struct pc *pc);
+
+/* Presses the power button (ACPI); a guest that listens shuts down. */
+void pc_power_button(struct pc *pc);
+
+#endif

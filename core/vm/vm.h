@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine: memory, buses, interrupt chips, devices and processors, and its life.
+ *
+ *   vm_create -> (board adds devices, loads a kernel) -> vm_start -> runs ... -> stopped
+ *                                                          |  ^                    |
+ *                                                   vm_pause  vm_resume        vm_destroy
+ *
+ * Who calls what: create, start and destroy on the owner's thread. pause, resume, save and load on
+ * any thread that is not a vCPU's. vm_request on any thread.
+ */
+#ifndef CORE_VM_VM_H
+#define CORE_VM_VM_H
+
+#include "core/base/snap.h"
+#include "core/cpu/cpuid.h"
+#include "core/dev/device.h"
+#include "core/if/engine.h"
+#include "core/if/mutex.h"
+#include "core/if/trace.h"
+#include "core/mem/bus.h"
+#include "core/mem/ram.h"
+#include "core/vm/vcpu.h"
+
+struct irqchip;
+
+/* RAM fills [0, VM_LOW_RAM_MAX) first and goes on at 4 GiB. */
+#define VM_LOW_RAM_MAX 0xc0000000ull
+#define VM_HIGH_RAM    (4 * GIB)
+
+enum vm_stop_reason {
+    STOP_NONE,         /* still running */
+    STOP_POWEROFF,     /* the guest powered off: exit status 0 */
+    STOP_RESET,        /* the guest reset the machine: exit status 0 (a reset ends the machine) */
+    STOP_EXIT_CODE,    /* a test device asked for this exit status: stop.code */
+    STOP_TRIPLE_FAULT, /* exit status 3; registers are in the log */
+    STOP_ERROR,        /* the machine cannot go on, stop.text says why: exit status 3 */
+    STOP_USER,         /* vm_stop was called: exit status 0 */
+};
+
+struct vm_stop {
+    enum vm_stop_reason reason;
+    int code;       /* process exit status that fits the reason */
+    u32 vcpu;       /* which one, for TRIPLE_FAULT and ERROR */
+    char text[200]; /* for a person: "guest powered off" */
+};
+
+/* Set by the debugger: told on the vCPU's thread that it met EXIT_DEBUG; all vCPUs are being
+ * paused on its behalf (it owes a vm_resume). Returns false when it does not want the event. */
+typedef bool (*vm_debug_fn)(void *ctx, struct vcpu *vcpu, const struct vm_exit *exit);
+
+struct vm_params {
+    struct host *host;
+    const struct engine_ops *engine;
+    u32 vcpus;
+    u64 memory; /* bytes */
+    u64 tsc_hz; /* 0: the host's */
+    u32 trace;
+};
+
+struct vm {
+    struct engine_vm engine; /* first: engine_vm and vm convert into each other */
+    struct host *host;
+    struct trace trace;
+    struct ram ram;
+    struct host_ram backing;
+    struct bus pio, mmio;
+    struct mutex lock;   /* the board lock; see core/if/mutex.h for the order */
+    struct irqchip *irq; /* never NULL */
+    u64 caps;            /* ENGINE_CAP_* */
+    struct cpuid_policy cpuid;
+    struct device_env env;
+    struct device_list devices;
+
+    struct vcpu *vcpus; /* vcpu_count of them */
+    struct engine_vcpu **engine_vcpus;
+    u32 vcpu_count;
+    u32 created; /* vCPUs that the engine knows: unwinding */
+
+    struct mutex control; /* pause, resume, work; outside the board lock */
+    u32 pause_count;      /* > 0: vCPUs park */
+    u32 park_word;    /* changes with each resume, work item and stop: parked vCPUs wait on it */
+    u32 stopping;     /* set once, atomic */
+    u32 stopped_word; /* 1 when every vCPU thread is about to exit: vm_wait waits on it */
+    u32 alive;        /* vCPU threads that have not exited */
+    bool started;
+
+    struct mutex stop_lock; /* innermost */
+    struct vm_stop stop;
+    void (*on_stop)(void *ctx); /* once, when the last vCPU thread leaves; on that thread */
+    void *on_stop_ctx;
+
+    vm_debug_fn debug_fn;
+    void *debug_ctx;
+};
+
+static inline struct vm *vm_of(struct engine_vm *engine) {
+    return (struct vm *)(void *)engine;
+}
+
+/* Memory, engine, vCPUs (in reset state), interrupt chips, empty buses. *out owns it all. */
+int vm_create(const struct vm_params *params, struct vm **out, struct err *err);
+/* Stops what runs, joins threads, removes devices, frees. NULL is fine. */
+void vm_destroy(struct vm *vm);
+
+/* Starts the vCPU threads; they begin parked when vm_pause was called before. */
+int vm_start(struct vm *vm, struct err *err);
+
+/* Nested. pause returns when every vCPU stands still between two instructions. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+/* Asks the machine to end; the first reason wins. Any thread, any lock. */
+void vm_stop(struct vm *vm, enum vm_stop_reason reason, int code, const char *text);
+/* device_env.request: enum machine_request. */
+void vm_request(void *vm, int request, int code);
+
+/* Waits until all vCPU threads have left (true) or the absolute deadline has passed (false). */
+bool vm_wait(struct vm *vm, u64 deadline_ns);
+/* A copy of why it stopped; reason STOP_NONE while it runs. */
+struct vm_stop vm_stop_get(struct vm *vm);
+
+/*
+ * The whole machine but RAM: vCPUs, interrupt chips, devices. Paused (or not started). load leaves
+ * the machine in reset state when it fails with -ERR_FORMAT; the caller then stops it.
+ */
+void vm_save(struct vm *vm, struct snap_writer *w);
+int vm_load(struct vm *vm, struct snap_reader *r, struct err *err);
+
+#endif
