@@ -31,7 +31,10 @@ if [ -s "$tmp/bad" ]; then
     status=1
 fi
 
-nm "$core" "$soft" 2>/dev/null | awk '$2 ~ /^[bBdDcCgGsS]$/ && $3 !~ /\.ro$/ {print $3}' >"$tmp/bad"
+# Constant tables that hold pointers sit in .data.rel.ro, which is read-only once relocated.
+objdump -t "$core" "$soft" 2>/dev/null |
+    awk 'NF > 4 && $2 != "df" && $(NF-2) ~ /^(\.data|\.bss|\.tdata|\.tbss|\*COM\*)/ && $(NF-2) !~ /^\.data\.rel\.ro/ &&
+         $NF !~ /^\./ {print $NF}' >"$tmp/bad"
 if [ -s "$tmp/bad" ]; then
     echo "mutable globals in core or engines/soft:"
     cat "$tmp/bad"
