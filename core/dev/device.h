@@ -29,6 +29,11 @@ struct device_ops {
     int (*load)(struct device *dev, struct snap_reader *r, u32 version);
     /* Unmaps, stops timers, frees. */
     void (*remove)(struct device *dev);
+    /* Optional (NULL), for devices with requests at a back end; no lock held, vCPUs stopped. pause
+     * returns when nothing is in flight and starts nothing new; needed before save, load and
+     * reset. resume ends that. */
+    void (*pause)(struct device *dev);
+    void (*resume)(struct device *dev);
 };
 
 /* What a device may use of the machine; filled by the board before the device's init. */
@@ -63,6 +68,23 @@ int device_add(struct device_list *list, struct device *dev, const char *id);
 struct device *device_find(struct device_list *list, const char *id);
 void device_reset_all(struct device_list *list);
 void device_remove_all(struct device_list *list);
+/* Around save, load and reset of a machine that ran; the board lock is not held. */
+static inline void device_pause_all(struct device_list *list) {
+    for (struct device *dev = list->first; dev; dev = dev->next) {
+        if (dev->ops->pause) {
+            dev->ops->pause(dev);
+        }
+    }
+}
+
+static inline void device_resume_all(struct device_list *list) {
+    for (struct device *dev = list->first; dev; dev = dev->next) {
+        if (dev->ops->resume) {
+            dev->ops->resume(dev);
+        }
+    }
+}
+
 /* One section per device: tag DEVL, then for each its id and its section. */
 void device_save_all(struct device_list *list, struct snap_writer *w);
 int device_load_all(struct device_list *list, struct snap_reader *r);

@@ -76,6 +76,9 @@ struct net_backend_ops {
     /* One frame with its virtio_net_hdr (12 bytes, virtio 1.2 section 5.1.6) in front when
      * be->vnet_hdr. Returns 0, or -ERR_AGAIN when the queue is full (call again after writable). */
     int (*send)(struct net_backend *be, const struct iov *iov, u32 count);
+    /* The VIRTIO_NET_F_* of `offloads` that the driver accepted: frames it receives must need no
+     * others. May be NULL when offloads is 0. */
+    void (*set_offloads)(struct net_backend *be, u64 offloads);
     void (*rx_ready)(struct net_backend *be);
     void (*close)(struct net_backend *be);
 };

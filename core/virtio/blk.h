@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Virtio block device: virtio 1.2, section 5.2. */
+#ifndef CORE_VIRTIO_BLK_H
+#define CORE_VIRTIO_BLK_H
+
+#include "core/virtio/virtio.h"
+
+struct virtio_blk_opts {
+    const char *serial; /* up to 20 characters for GET_ID; NULL: none */
+    u32 queues;         /* 1..VIRTIO_QUEUES_MAX; 0 means 1 */
+    bool readonly;      /* also when the back end is */
+};
+
+/* opts may be NULL. The back end is closed when the device is destroyed. */
+struct virtio_device *virtio_blk_create(struct device_env *env, struct block_backend *backend,
+                                        const struct virtio_blk_opts *opts, struct err *err);
+
+#endif
