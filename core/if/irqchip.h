@@ -10,12 +10,19 @@
 
 enum { IRQCHIP_MAX_VCPUS = 64, IOAPIC_PINS = 24 };
 
-/* Registers by offset / 16 as in the APIC page (SDM vol. 3, table 11-1): regs[0x2] is the ID. */
+/*
+ * Registers by offset / 16 as in the APIC page (SDM vol. 3, table 11-1): regs[0x2] is the ID, in
+ * x2APIC mode all 32 bits of it, unshifted (as KVM_X2APIC_API_USE_32BIT_IDS). The current count
+ * follows from timer_start_ns.
+ */
 struct lapic_state {
     u32 regs[64];
     u64 apic_base;      /* IA32_APIC_BASE */
     u64 tsc_deadline;   /* 0: not armed */
     u64 timer_start_ns; /* host clock when the running count was loaded; 0: stopped */
+    u8 esr_pending;     /* errors since ESR was last written; they show with the next write */
+    u8 sipi_vector;
+    bool extint; /* an ExtINT message waits for the processor */
 };
 
 struct ioapic_state {
