@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the Linux host share. */
+#ifndef HOSTS_LINUX_HOST_H
+#define HOSTS_LINUX_HOST_H
+
+#include <pthread.h>
+
+#include "hosts/linux/linux.h"
+
+/* mem.c */
+void *linux_alloc(struct host *host, size_t size);
+void linux_free(struct host *host, void *ptr, size_t size);
+void *linux_pages(struct host *host, size_t size);
+void linux_pages_free(struct host *host, void *ptr, size_t size);
+int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out);
+void linux_ram_free(struct host *host, struct host_ram *ram);
+int linux_code_alloc(struct host *host, size_t size, struct host_code *out);
+void linux_code_free(struct host *host, struct host_code *code);
+
+/* clock.c */
+u64 linux_now(struct host *host);
+u64 linux_wall(struct host *host);
+u64 linux_tsc_hz(struct host *host);
+void linux_entropy(struct host *host, void *buf, size_t size);
+
+/* thread.c */
+struct host_thread *linux_thread_start(struct host *host, const char *name, void (*fn)(void *ctx),
+                                       void *ctx);
+void linux_thread_join(struct host *host, struct host_thread *thread);
+void linux_thread_kick(struct host *host, struct host_thread *thread);
+void linux_yield(struct host *host);
+void linux_wait(struct host *host, u32 *word, u32 expected, u64 deadline_ns);
+void linux_wake(struct host *host, u32 *word, u32 count);
+
+/* fault.c */
+int linux_fault_hook(struct host *host, const u8 *start, size_t size, host_fault_fn fn);
+void linux_fault_unhook(struct host *host, const u8 *start);
+void linux_thread_fault_ctx(struct host *host, void *ctx);
+/* The alternate signal stack of the calling thread; NULL on failure. Free after the thread's last
+ * use. */
+void *linux_fault_stack_enter(void);
+void linux_fault_stack_leave(void *stack);
+
+/* log.c */
+void linux_log(struct host *host, enum log_level level, const char *text, size_t len);
+
+/* loop.c */
+struct loop;
+int loop_create(struct loop **out);
+void loop_destroy(struct loop *loop);
+void loop_run(struct loop *loop);
+void loop_quit(struct loop *loop);
+int loop_watch(struct loop *loop, int fd, void (*fn)(void *ctx), void *ctx);
+void loop_unwatch(struct loop *loop, int fd);
+int loop_post(struct loop *loop, void (*fn)(void *ctx), void *ctx);
+struct host_timer *loop_timer_create(struct loop *loop, void (*fn)(void *ctx), void *ctx);
+void loop_timer_arm(struct loop *loop, struct host_timer *timer, u64 deadline_ns);
+void loop_timer_cancel(struct loop *loop, struct host_timer *timer);
+void loop_timer_destroy(struct loop *loop, struct host_timer *timer);
+
+struct linux_host {
+    struct host host;
+    struct loop *loop;
+    enum log_level log_level;
+    void *main_stack; /* alternate signal stack of the thread that created the host */
+};
+
+static inline struct linux_host *linux_of(struct host *host) {
+    return CONTAINER_OF(host, struct linux_host, host);
+}
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The Linux host: struct host on mmap, pthreads, epoll, timerfd and futexes, and the back ends that
+ * devices are connected to. One event thread (the one that calls linux_host_run) runs timers,
+ * posted work and descriptor callbacks.
+ */
+#ifndef HOSTS_LINUX_LINUX_H
+#define HOSTS_LINUX_LINUX_H
+
+#include "core/base/err.h"
+#include "core/if/backend.h"
+#include "core/if/host.h"
+
+struct linux_host;
+
+int linux_host_create(struct linux_host **out, struct err *err);
+/* No thread, timer or watch may be left. */
+void linux_host_destroy(struct linux_host *lh);
+struct host *linux_host_host(struct linux_host *lh);
+
+/* Runs the event loop on the calling thread until linux_host_quit (any thread, also a signal
+ * handler). */
+void linux_host_run(struct linux_host *lh);
+void linux_host_quit(struct linux_host *lh);
+
+/* Lines below this level are dropped; default LOG_WARN. */
+void linux_host_log_level(struct linux_host *lh, enum log_level level);
+/* The terminal is raw: end log lines with CR LF. */
+void linux_host_log_raw(bool raw);
+
+/* Calls fn on the event thread whenever fd is readable (or hung up). One watch per fd. 0 or -ERR_*.
+ */
+int linux_fd_watch(struct linux_host *lh, int fd, void (*fn)(void *ctx), void *ctx);
+/* Returns when fn is not running any more (unless called from fn itself). */
+void linux_fd_unwatch(struct linux_host *lh, int fd);
+
+/* --- back ends ----------------------------------------------------------------------------------
+ */
+
+/* A raw image file or block device. Locked against a second writer (open file description lock). */
+int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
+                  struct block_backend **out, struct err *err);
+
+/*
+ * The terminal on standard input and output, set raw when it is one. Ctrl-A x calls leave (event
+ * thread), Ctrl-A Ctrl-A (or a) sends Ctrl-A, Ctrl-A h shows help.
+ */
+int con_stdio_open(struct linux_host *lh, void (*leave)(void *ctx), void *ctx,
+                   struct char_backend **out, struct err *err);
+/* A new pseudo-terminal; its name ("/dev/pts/3") goes to name. */
+int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_backend **out,
+                 struct err *err);
+/* Output appended to a file (created), no input. */
+int con_file_open(struct linux_host *lh, const char *path, struct char_backend **out,
+                  struct err *err);
+
+#endif

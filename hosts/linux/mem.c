@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory of the Linux host: the monitor's own from the C library, large tables and guest RAM from
+ * mmap, generated code as one memfd mapped twice (read-write and read-execute).
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hosts/linux/host.h"
+
+void *linux_alloc(struct host *host, size_t size) {
+    (void)host;
+    return calloc(1, size);
+}
+
+void linux_free(struct host *host, void *ptr, size_t size) {
+    (void)host;
+    (void)size;
+    free(ptr);
+}
+
+void *linux_pages(struct host *host, size_t size) {
+    (void)host;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void linux_pages_free(struct host *host, void *ptr, size_t size) {
+    (void)host;
+    if (ptr) {
+        munmap(ptr, size);
+    }
+}
+
+int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out) {
+    (void)host;
+    int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return -ERR_NOMEM;
+    }
+    if (ftruncate(fd, (off_t)size)) {
+        close(fd);
+        return -ERR_NOMEM;
+    }
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (p == MAP_FAILED) {
+        close(fd);
+        return -ERR_NOMEM;
+    }
+    /* Huge pages where the host allows them for shared memory; guest RAM stays out of core dumps.
+     */
+    madvise(p, size, MADV_HUGEPAGE);
+    madvise(p, size, MADV_DONTDUMP);
+    *out = (struct host_ram){.hva = p, .size = size, .fd = fd};
+    return 0;
+}
+
+void linux_ram_free(struct host *host, struct host_ram *ram) {
+    (void)host;
+    if (ram->hva) {
+        munmap(ram->hva, ram->size);
+        close(ram->fd);
+    }
+    *ram = (struct host_ram){.fd = -1};
+}
+
+int linux_code_alloc(struct host *host, size_t size, struct host_code *out) {
+    (void)host;
+    int fd = memfd_create("code", MFD_CLOEXEC);
+    if (fd < 0) {
+        return -ERR_NOMEM;
+    }
+    if (ftruncate(fd, (off_t)size)) {
+        close(fd);
+        return -ERR_NOMEM;
+    }
+    void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    close(fd);
+    if (rw == MAP_FAILED || rx == MAP_FAILED) {
+        if (rw != MAP_FAILED) {
+            munmap(rw, size);
+        }
+        if (rx != MAP_FAILED) {
+            munmap(rx, size);
+        }
+        return -ERR_NOMEM;
+    }
+    *out = (struct host_code){.rw = rw, .rx = rx, .size = size};
+    return 0;
+}
+
+void linux_code_free(struct host *host, struct host_code *code) {
+    (void)host;
+    if (code->rw) {
+        munmap(code->rw, code->size);
+        munmap(code->rx, code->size);
+    }
+    *code = (struct host_code){0};
+}
