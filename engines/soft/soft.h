@@ -3,18 +3,22 @@
  * The software engine's processor: one struct soft_vcpu, the interpreter's micro-operations, and
  * the functions its files offer one another.
  *
- *   run.c      run loop: attention, events, block lookup, execution
- *   block.c    decoded-block cache by physical page            smc.c    code pages and their
- * invalidation bind.c     struct insn -> struct uop, by family            int_*.c  integer
- * instructions mem.c      loads and stores, the slow path                 tlb.c    cached
- * translations exc.c      exception and interrupt delivery                seg.c    segments, far
- * transfers, tasks sys.c      CR, DR, MSR and other system instructions       str.c    string
- * instructions vec.c      vector and x87 instructions on the real CPU     xsave.c  the XSAVE family
+ *   run.c   run loop: attention, events, block lookup     engine.c  struct engine_ops, state
+ *   block.c decoded-block cache by physical page          smc.c     code pages, stopping vCPUs
+ *   bind.c  struct insn -> struct uop, by family          int_*.c   integer instructions
+ *   mem.c   loads and stores, the slow path               tlb.c     cached translations
+ *   exc.c   exception and interrupt delivery              seg.c     segments, far transfers, tasks
+ *   sys.c   CR, DR, MSR and other system instructions     str.c     string instructions
+ *   vec.c   vector and x87 instructions on the real CPU   xsave.c   the XSAVE family
  *
  * Faults: a handler that meets a fault calls soft_fault, which does not return: it unwinds to the
  * run loop (jump.S), which delivers the exception with the RIP of the current instruction. So a
  * handler makes every access that can fault before it changes any register. `uop` says which
  * instruction is current; NEXT moves on.
+ *
+ * RIP: inside a block it is soft_rip(c). Between blocks it is c->next_rip; c->s.rip is written only
+ * when the run loop is left. Whoever changes the control flow outside a block (soft_deliver) sets
+ * c->next_rip.
  */
 #ifndef ENGINES_SOFT_SOFT_H
 #define ENGINES_SOFT_SOFT_H
@@ -28,6 +32,7 @@ struct soft_vcpu;
 struct soft_vm;
 struct soft_block;
 struct uop;
+struct tlb_entry;
 
 /* Executes one instruction and then, by tail call, the rest of its block. */
 typedef void (*uop_fn)(struct soft_vcpu *c, const struct uop *u);
@@ -46,8 +51,12 @@ struct uop {
     u8 dst, src, src2;
     u8 base, index, scale_shift; /* MEM_NONE, MEM_RIP as in decode.h */
     u8 seg;
-    u8 addrsize;             /* 2, 4, 8: the effective address is cut to it */
-    const struct insn *insn; /* the full decoding, lives as long as the block */
+    u8 addrsize; /* 2, 4, 8: the effective address is cut to it */
+    /* Where base, index and segment base are found, as byte offsets into struct soft_vcpu (its
+     * member zero when there is none): an address without a branch. Integer handlers only. */
+    u16 base_off, index_off, seg_off;
+    u16 spare;
+    const struct insn *insn; /* the full decoding, lives as long as the block (NULL: integer) */
     void *aux;               /* a family's own (vector stub) */
 };
 
@@ -69,20 +78,36 @@ struct soft_vcpu {
     struct engine_vcpu *ev;
     struct soft_vm *vm;
 
-    /* Derived from s by soft_mode_update; never saved. */
+    /*
+     * Derived from s; never saved. soft_mode_update (seg.c) computes the first group and ends with
+     * soft_derived_update (tlb.c), which computes the second.
+     */
     u8 mode; /* 16, 32, 64: decoder mode of CS */
     u8 cpl;
     u8 mmu; /* enum mmu_index for ordinary data accesses */
     u8 mmu_implicit;
     bool long_mode; /* EFER.LMA */
     bool seg_flat;  /* 32-bit: es cs ss ds have base 0 and limit 4 GiB, so checks can be skipped */
-    u64 mode_key;   /* everything a decoded block depends on beside its bytes */
+    u64 mode_key;   /* everything a decoded block depends on beside its bytes; below 2^24 */
+
+    struct tlb_entry *dtlb; /* translations for c->mmu, or an empty table when each access must
+                               take the slow path (alignment checks, watchpoints) */
+    struct tlb_entry *itlb; /* translations for fetches */
+    u64 jump_key;           /* mode_key, CPL and address space: what a block link depends on */
+    u64 cs_base, cs_limit;  /* 0 and all ones in 64-bit mode */
+    u64 addr_mask;          /* of linear addresses: all ones in 64-bit mode, else 4 GiB - 1 */
+    u64 zero;               /* always 0 */
+    u64 linear;             /* what the address micro-op computed for the next one */
+    bool align_check;       /* CR0.AM, RFLAGS.AC and CPL 3 */
 
     /* The block being executed. */
+    struct soft_block *block;
     const struct uop *uop; /* the current instruction */
     u64 block_rip;         /* RIP of the block's first byte: RIP of u = block_rip + u->offset */
     u64 next_rip;          /* where to go on when the block has ended */
     u32 leave;             /* non-zero: leave the run loop after this block (SOFT_LEAVE_*) */
+    u32 request;           /* SOFT_REQ_*, set by other threads; atomic (smc.h) */
+    u32 in_guest;          /* 1 while guest memory may be touched through cached translations */
 
     /* A fault on its way to the run loop. */
     u8 fault_vector;
@@ -103,6 +128,7 @@ struct soft_vcpu {
     bool step_armed;   /* TF was set when this instruction began */
     u32 dr6_pending;   /* DR6 bits that this instruction earned (B0..B3, BD, BS, BT) */
     u32 watch_pending; /* the same for the debugger's own registers */
+    u64 tsc_offset;    /* soft_tsc = clock of the machine + this */
 
     bool window_wanted; /* intr_window */
     struct engine_debug debug;
@@ -120,6 +146,23 @@ struct soft_vcpu {
 #define SOFT_LEAVE_EXIT BIT(0) /* c->exit is filled: return it */
 #define SOFT_LEAVE_LOOP BIT(1) /* only go round: mode, interrupt flag or pending events changed */
 
+/* Requests by other threads. */
+#define SOFT_REQ_KICK  BIT(0) /* leave with EXIT_KICK */
+#define SOFT_REQ_PURGE BIT(1) /* forget write translations (smc.c) */
+#define SOFT_REQ_STOP  BIT(2) /* another vCPU wants to be alone */
+
+/* --- the run loop, time (run.c, engine.c) ------------------------------------------------------
+ */
+
+/* The guest's TSC; set changes it for this vCPU (WRMSR of IA32_TSC). */
+u64 soft_tsc(const struct soft_vcpu *c);
+void soft_tsc_set(struct soft_vcpu *c, u64 value);
+
+/* Around anything slow or blocking (device callouts do it themselves in mem.c; IN, OUT, RDMSR and
+ * the like should): other vCPUs need not wait for this one meanwhile. */
+void soft_guest_leave(struct soft_vcpu *c);
+void soft_guest_enter(struct soft_vcpu *c);
+
 /* --- faults (exc.c) ----------------------------------------------------------------------------
  */
 
@@ -135,7 +178,9 @@ static inline _Noreturn void soft_ud(struct soft_vcpu *c) {
 
 /* exc.c. Delivers an event through the IDT (all modes; nested faults become #DF, then shutdown).
  * soft: INT n, INT3, INTO, whose return address is behind the instruction and whose gate's DPL is
- * checked. */
+ * checked. Sets c->next_rip and updates the mode. The run loop has already set DR6
+ * (#DB), blocked NMIs (NMI) and taken the event out of c->s.events; soft_deliver itself sets CR2
+ * from c->fault_cr2 for #PF. On shutdown it fills c->exit and sets SOFT_LEAVE_EXIT. */
 enum soft_event { EVENT_FAULT, EVENT_TRAP, EVENT_SOFT, EVENT_EXTERNAL };
 void soft_deliver(struct soft_vcpu *c, u8 vector, enum soft_event kind, bool has_error, u32 error,
                   u64 return_rip);
@@ -166,9 +211,11 @@ void soft_watch_io(struct soft_vcpu *c, u16 port, u32 size); /* IN, OUT, INS, OU
 /* --- mode and flags ----------------------------------------------------------------------------
  */
 
-/* After a change of CR0, CR4, EFER, CS, SS, RFLAGS.AC/VM/TF, CPL: recomputes the derived fields.
- * (seg.c) */
+/* After a change of CR0, CR4, EFER, segments, RFLAGS.AC/VM/TF/RF, CPL, DR7: recomputes the derived
+ * fields and ends with soft_derived_update. (seg.c) A change that affects control (IF, TF, RF,
+ * shadow, mode, breakpoints) also ends the block and sets SOFT_LEAVE_LOOP. */
 void soft_mode_update(struct soft_vcpu *c);
+void soft_derived_update(struct soft_vcpu *c); /* tlb.c; cheap */
 
 /* mode_key. A change of it sets SOFT_LEAVE_LOOP. */
 #define KEY_MODE_32   BIT(0) /* neither: 16-bit code */
@@ -246,8 +293,15 @@ u64 soft_pop(struct soft_vcpu *c, u64 sp, u32 size, u64 *value); /* returns the 
 u64 soft_sp(const struct soft_vcpu *c);                          /* cut to the stack size */
 void soft_sp_set(struct soft_vcpu *c, u64 sp);                   /* keeps the upper part */
 
+/* Checks that [linear, linear+size) could be accessed, without accessing; faults if not. */
+void soft_lin_probe(struct soft_vcpu *c, u64 linear, u32 size, enum access access,
+                    enum mmu_index mmu);
+
 /* --- translation caches (tlb.c) ----------------------------------------------------------------
  */
+
+/* Whoever changes CR0.PG/WP, CR4.PAE/PSE/PGE/PCIDE/SMEP/SMAP/PKE, EFER.NXE/LMA or PKRU calls
+ * soft_tlb_flush_all; MOV CR3 calls soft_tlb_cr3 after s.cr3 has the new value (without bit 63). */
 
 void soft_tlb_flush_all(struct soft_vcpu *c);              /* all PCIDs, global pages too */
 void soft_tlb_flush_context(struct soft_vcpu *c);          /* current PCID, not global pages */
@@ -264,6 +318,9 @@ struct bind {
     const struct insn *insn;
     struct uop *uop; /* address fields, len, offset, insn are filled already */
     bool last;       /* set by the family: the block ends after this one */
+    bool linear;     /* set by bind_integer: needs an address micro-op in front */
+    u8 access_size;  /* with linear: bytes and enum access of the operand, for the checks */
+    u8 access;
 };
 bool bind_integer(struct bind *b); /* int_*.c */
 bool bind_system(
