@@ -65,6 +65,11 @@ int linux_host_create(struct linux_host **out, struct err *err) {
         free(lh);
         return ERR_SET(err, ERR_IO, "cannot create the event loop: too many open files?");
     }
+    lh->pool = pool_create();
+    if (!lh->pool) {
+        linux_host_destroy(lh);
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
     lh->main_stack = linux_fault_stack_enter();
     *out = lh;
     return 0;
@@ -72,6 +77,7 @@ int linux_host_create(struct linux_host **out, struct err *err) {
 
 void linux_host_destroy(struct linux_host *lh) {
     if (lh) {
+        pool_destroy(lh->pool);
         loop_destroy(lh->loop);
         linux_fault_stack_leave(lh->main_stack);
         free(lh);

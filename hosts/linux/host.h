@@ -53,14 +53,28 @@ void loop_quit(struct loop *loop);
 int loop_watch(struct loop *loop, int fd, void (*fn)(void *ctx), void *ctx);
 void loop_unwatch(struct loop *loop, int fd);
 int loop_post(struct loop *loop, void (*fn)(void *ctx), void *ctx);
+/* Runs what was posted when no thread is in loop_run (start and end of the process); else nothing.
+ */
+void loop_run_idle(struct loop *loop);
 struct host_timer *loop_timer_create(struct loop *loop, void (*fn)(void *ctx), void *ctx);
 void loop_timer_arm(struct loop *loop, struct host_timer *timer, u64 deadline_ns);
 void loop_timer_cancel(struct loop *loop, struct host_timer *timer);
 void loop_timer_destroy(struct loop *loop, struct host_timer *timer);
 
+/* pool.c: a few threads for calls that block */
+struct pool;
+struct pool *pool_create(void);
+void pool_destroy(struct pool *pool); /* waits for what was submitted */
+struct pool_job {
+    void (*fn)(struct pool_job *job);
+    struct pool_job *next;
+};
+int pool_submit(struct pool *pool, struct pool_job *job); /* 0 or -ERR_NOMEM (no thread at all) */
+
 struct linux_host {
     struct host host;
     struct loop *loop;
+    struct pool *pool;
     enum log_level log_level;
     void *main_stack; /* alternate signal stack of the thread that created the host */
 };

@@ -341,6 +341,14 @@ void loop_run(struct loop *l) {
     pthread_mutex_unlock(&l->lock);
 }
 
+void loop_run_idle(struct loop *l) {
+    pthread_mutex_lock(&l->lock);
+    if (!l->thread_known) {
+        run_posts(l);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
 void loop_quit(struct loop *l) {
     __atomic_store_n(&l->quit, true, __ATOMIC_RELEASE);
     loop_wake(l);

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A few threads for system calls that block (file I/O). Threads start when work comes and there is
+ * no idle one, so a machine without a disk has none.
+ */
+#include <signal.h>
+#include <stdlib.h>
+
+#include "hosts/linux/host.h"
+
+enum { POOL_THREADS = 4 };
+
+struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    struct pool_job *first, **tail;
+    pthread_t thread[POOL_THREADS];
+    int threads, idle;
+    bool stop;
+};
+
+static void *pool_main(void *arg) {
+    struct pool *p = arg;
+    pthread_setname_np(pthread_self(), "io");
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (!p->first && !p->stop) {
+            p->idle++;
+            pthread_cond_wait(&p->work, &p->lock);
+            p->idle--;
+        }
+        struct pool_job *job = p->first;
+        if (!job) {
+            break;
+        }
+        p->first = job->next;
+        if (!p->first) {
+            p->tail = &p->first;
+        }
+        pthread_mutex_unlock(&p->lock);
+        job->fn(job);
+        pthread_mutex_lock(&p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+struct pool *pool_create(void) {
+    struct pool *p = calloc(1, sizeof(*p));
+    if (p) {
+        pthread_mutex_init(&p->lock, NULL);
+        pthread_cond_init(&p->work, NULL);
+        p->tail = &p->first;
+    }
+    return p;
+}
+
+/* Workers take no signals: kicks and Ctrl-C belong to other threads. */
+static int pool_grow(struct pool *p) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&p->thread[p->threads], NULL, pool_main, p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    p->threads += rc ? 0 : 1;
+    return rc;
+}
+
+int pool_submit(struct pool *p, struct pool_job *job) {
+    int rc = 0;
+    pthread_mutex_lock(&p->lock);
+    if (!p->idle && p->threads < POOL_THREADS && pool_grow(p) && !p->threads) {
+        rc = -ERR_NOMEM;
+    } else {
+        job->next = NULL;
+        *p->tail = job;
+        p->tail = &job->next;
+        pthread_cond_signal(&p->work);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}
+
+void pool_destroy(struct pool *p) {
+    if (!p) {
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    pthread_cond_broadcast(&p->work);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 0; i < p->threads; i++) {
+        pthread_join(p->thread[i], NULL);
+    }
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->work);
+    free(p);
+}

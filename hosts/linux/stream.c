@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Character streams with a writer thread and flow-controlled input; see stream.h. */
+#include "hosts/linux/stream.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CLOSE_WAIT_MS = 500 };
+
+static struct stream *stream_of(struct char_backend *be) {
+    return CONTAINER_OF(be, struct stream, be);
+}
+
+/* --- output
+ * ----------------------------------------------------------------------------------------- */
+
+static void call_writable(void *ctx) {
+    struct stream *s = ctx;
+    if (s->be.writable) {
+        s->be.writable(s->be.device);
+    }
+}
+
+/* Waits for room in a descriptor that somebody made non-blocking. */
+static bool write_failed(int fd) {
+    if (errno == EAGAIN) {
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        poll(&p, 1, 100);
+        return false;
+    }
+    return errno != EINTR;
+}
+
+static void *writer_main(void *arg) {
+    struct stream *s = arg;
+    pthread_setname_np(pthread_self(), "console");
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop || (s->used && !s->broken)) {
+        if (!s->used || s->broken) {
+            s->used = s->broken ? 0 : s->used;
+            pthread_cond_broadcast(&s->changed);
+            pthread_cond_wait(&s->changed, &s->lock);
+            continue;
+        }
+        size_t len = MIN(s->used, (size_t)STREAM_RING - s->head);
+        const u8 *from = s->ring + s->head;
+        pthread_mutex_unlock(&s->lock);
+        ssize_t n = write(s->out_fd, from, len);
+        bool failed = n < 0 && write_failed(s->out_fd);
+        pthread_mutex_lock(&s->lock);
+        s->broken = s->broken || failed;
+        if (n > 0) {
+            s->head = (s->head + (size_t)n) % STREAM_RING;
+            s->used -= (size_t)n;
+        }
+        if (s->starved) {
+            s->starved = false;
+            loop_post(s->lh->loop, call_writable, s);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+static size_t stream_write(struct char_backend *be, const u8 *data, size_t len) {
+    struct stream *s = stream_of(be);
+    if (s->out_fd < 0) {
+        return len;
+    }
+    pthread_mutex_lock(&s->lock);
+    if (s->broken) { /* nobody listens any more: the machine goes on */
+        pthread_mutex_unlock(&s->lock);
+        return len;
+    }
+    size_t taken = MIN(len, STREAM_RING - s->used);
+    for (size_t i = 0; i < taken; i++) {
+        s->ring[(s->head + s->used + i) % STREAM_RING] = data[i];
+    }
+    if (taken && !s->used) {
+        pthread_cond_broadcast(&s->changed);
+    }
+    s->used += taken;
+    s->starved = s->starved || taken < len;
+    pthread_mutex_unlock(&s->lock);
+    return taken;
+}
+
+/* --- input
+ * ------------------------------------------------------------------------------------------ */
+
+static void input_offer(struct stream *s) {
+    if (s->input_len && s->be.receive) {
+        size_t n = s->be.receive(s->be.device, s->input, s->input_len);
+        memmove(s->input, s->input + n, s->input_len - n);
+        s->input_len -= n;
+    }
+}
+
+static void input_ready(void *ctx);
+
+static void input_watch(struct stream *s, bool on) {
+    if (on && !s->watching && s->in_fd >= 0) {
+        s->watching = !loop_watch(s->lh->loop, s->in_fd, input_ready, s);
+    } else if (!on && s->watching) {
+        loop_unwatch(s->lh->loop, s->in_fd);
+        s->watching = false;
+    }
+}
+
+static void input_ready(void *ctx) {
+    struct stream *s = ctx;
+    size_t room = sizeof(s->input) - s->input_len;
+    ssize_t n = room ? read(s->in_fd, s->input + s->input_len, room) : 0;
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+        return;
+    }
+    if (room && n <= 0) { /* end of input: stop looking, or the loop would spin */
+        input_watch(s, false);
+        s->in_fd = -1;
+        return;
+    }
+    size_t len = (size_t)n;
+    if (s->filter) {
+        len = s->filter(s, s->input + s->input_len, len);
+    }
+    s->input_len += len;
+    input_offer(s);
+    if (s->input_len == sizeof(s->input)) {
+        input_watch(s, false); /* until the device says rx_ready */
+    }
+}
+
+static void input_resume(void *ctx) {
+    struct stream *s = ctx;
+    input_offer(s);
+    input_watch(s, s->input_len < sizeof(s->input));
+}
+
+static void stream_rx_ready(struct char_backend *be) {
+    struct stream *s = stream_of(be);
+    loop_post(s->lh->loop, input_resume, s);
+}
+
+/* --- life
+ * ------------------------------------------------------------------------------------------- */
+
+/* Gives the reader of our output a moment to take what is left, but not for ever. */
+static void writer_stop(struct stream *s) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += CLOSE_WAIT_MS * 1000000l;
+    until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
+    until.tv_nsec %= (long)NSEC_PER_SEC;
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_broadcast(&s->changed);
+    while (s->used && !s->broken) {
+        if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT) {
+            break;
+        }
+    }
+    bool stuck = s->used && !s->broken;
+    s->broken = true;
+    pthread_mutex_unlock(&s->lock);
+    if (stuck) {
+        pthread_cancel(s->writer);
+    }
+    pthread_join(s->writer, NULL);
+}
+
+static void stream_close(struct char_backend *be) {
+    struct stream *s = stream_of(be);
+    input_watch(s, false);
+    if (s->writer_running) {
+        writer_stop(s);
+    }
+    loop_run_idle(s->lh->loop); /* posts that still name this stream */
+    if (s->closed) {
+        s->closed(s);
+    }
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    free(s);
+}
+
+static const struct char_backend_ops stream_ops = {
+    .write = stream_write, .rx_ready = stream_rx_ready, .close = stream_close};
+
+int stream_start(struct stream *s, struct linux_host *lh, int in_fd, int out_fd, struct err *err) {
+    sigset_t all, before;
+    s->be.ops = &stream_ops;
+    s->lh = lh;
+    s->in_fd = in_fd;
+    s->out_fd = out_fd;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    if (out_fd >= 0) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        s->writer_running = !pthread_create(&s->writer, NULL, writer_main, s);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (!s->writer_running) {
+            return ERR_SET(err, ERR_NOMEM, "console: cannot start a thread");
+        }
+    }
+    input_watch(s, true);
+    return 0;
+}
