@@ -88,26 +88,55 @@ enum { CPUID_MAX_ENTRIES = 64 };
 
 struct cpuid_policy {
     u32 count;
-    struct cpuid_entry entry[CPUID_MAX_ENTRIES]; /* as for vCPU 0, before run-time bits */
+    struct cpuid_entry entry[CPUID_MAX_ENTRIES]; /* sorted; before what cpuid_query adds */
     u64 features;                                /* BIT(FEATURE_*) */
     u64 xcr0_allowed;                            /* XCR0 bits the guest may set */
-    u32 pkru_offset; /* of component 9 in the standard XSAVE format, 0: no PKU */
-    u32 xsave_size;  /* bytes of the standard format with everything in xcr0_allowed */
-    u8 phys_bits;    /* MAXPHYADDR */
+    u32 pkru_offset;   /* of component 9 in the standard XSAVE format, 0: no PKU */
+    u32 xsave_size;    /* bytes of the standard format with everything in xcr0_allowed */
+    u8 phys_bits;      /* MAXPHYADDR */
+    bool pkru_aligned; /* component 9 is 64-byte aligned in the compacted format */
+    bool amd;          /* AMD's vendor string (or Hygon's): SYSENTER, SYSCALL and leaves differ */
+    char vendor[13];
+    u32 vcpus;
     u64 tsc_hz;
+    u64 arch_capabilities; /* IA32_ARCH_CAPABILITIES, 0 when CPUID does not offer the MSR */
 };
 
 /* CPUID of the processor that runs this code. */
 void cpuid_host(u32 leaf, u32 subleaf, u32 out[4]);
 
+/* Whose CPUID the policy narrows: the host's, or a made-up processor in tests. */
+struct cpuid_source {
+    void (*query)(void *ctx, u32 leaf, u32 subleaf, u32 out[4]);
+    void *ctx;
+    u64 xcr0; /* components that the host's system has enabled; 0 without OSXSAVE */
+};
+
 /*
- * Builds the policy from the host's CPUID. tsc_hz as told to the guest (leaf 0x15/0x16 and the
- * hypervisor timing leaf 0x40000010); vcpus for the topology leaves.
+ * Builds the policy from the host's CPUID. tsc_hz as told to the guest (leaves 0x15 and 0x16 and
+ * the hypervisor's timing leaf 0x40000010; 0: not told); vcpus 1..255 for the topology leaves.
+ * -ERR_UNSUPPORTED when the host lacks what every x86-64 processor has, -ERR_INVAL for vcpus.
  */
 int cpuid_policy_init(struct cpuid_policy *p, u64 tsc_hz, u32 vcpus, struct err *err);
+int cpuid_policy_build(struct cpuid_policy *p, const struct cpuid_source *host, u64 tsc_hz,
+                       u32 vcpus, struct err *err);
+
+/*
+ * Narrows the policy to what an engine supports: entries as KVM_GET_SUPPORTED_CPUID gives them, and
+ * the IA32_ARCH_CAPABILITIES bits that hold under it. Never widens; may be applied twice.
+ */
+void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry, u32 count,
+                        u64 arch_capabilities);
+
+/* Is this bit (enum cpuid_bit's name, as in /proc/cpuinfo) offered? For tests and messages. */
+bool cpuid_policy_has(const struct cpuid_policy *p, const char *name);
+
+/* The policy as text for a person: features offered and withheld and why, MSRs, TSC. */
+void cpuid_policy_print(const struct cpuid_policy *p, void (*line)(void *ctx, const char *text),
+                        void *ctx);
 
 /* What CPUID returns on a vCPU: adds APIC id, OSXSAVE, OSPKE, XSAVE sizes for the present XCR0 and
- * XSS. */
+ * the APIC's presence. s may be NULL: as after reset. */
 struct cpu_state;
 void cpuid_query(const struct cpuid_policy *p, u32 vcpu_id, const struct cpu_state *s, u32 leaf,
                  u32 subleaf, u32 out[4]);

@@ -232,6 +232,14 @@ void cpu_state_reset(struct cpu_state *s, bool bsp);
 /* After INIT: keeps what INIT keeps (caches, MSRs, FPU). */
 void cpu_state_init(struct cpu_state *s, bool bsp);
 
+/*
+ * Could a processor be in this state? Looks at the groups of mask (STATE_*) and at what they have
+ * in common; which features are offered is the caller's to check. 0 or -ERR_INVAL.
+ */
+int cpu_state_check(const struct cpu_state *s, u64 mask);
+
+/* One section CPUS. Load checks everything; on -ERR_FORMAT *s is a reset processor that waits for a
+ * SIPI. */
 struct snap_writer;
 struct snap_reader;
 void cpu_state_save(const struct cpu_state *s, struct snap_writer *w);
