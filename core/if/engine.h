@@ -128,6 +128,9 @@ struct engine_ops {
     /* Can this engine run guests here? Cheap, but real: an engine that only opens does not count.
      */
     int (*probe)(struct host *host, struct engine_caps *caps, struct err *err);
+    /* Optional: narrows a policy (cpuid_policy_limit) to what this engine can offer on this host.
+     * Called between cpuid_policy_init and vm_create. */
+    int (*cpuid_limit)(struct host *host, struct cpuid_policy *policy, struct err *err);
     int (*vm_create)(struct engine_vm *vm, struct err *err);
     void (*vm_destroy)(struct engine_vm *vm);
     /* RAM of the guest at gpa; flags RAM_* of core/mem/ram.h. Page aligned, never overlapping. */

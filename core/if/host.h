@@ -102,6 +102,14 @@ struct host_ops {
     void (*fault_unhook)(struct host *host, const u8 *start);
     /* What struct host_fault.ctx shows on the calling thread. */
     void (*thread_fault_ctx)(struct host *host, void *ctx);
+
+    /*
+     * Optional (NULL where the host has no descriptors): calls fn on the event thread whenever fd
+     * is readable; fn drains it. One watch per fd. 0 or negative. unwatch returns when fn is not
+     * running any more, unless called from fn itself.
+     */
+    int (*fd_watch)(struct host *host, int fd, void (*fn)(void *ctx), void *ctx);
+    void (*fd_unwatch)(struct host *host, int fd);
 };
 
 /* A host embeds this as its first member. */

@@ -24,6 +24,14 @@ static int op_post(struct host *host, void (*fn)(void *ctx), void *ctx) {
     return loop_post(linux_of(host)->loop, fn, ctx);
 }
 
+static int op_fd_watch(struct host *host, int fd, void (*fn)(void *ctx), void *ctx) {
+    return loop_watch(linux_of(host)->loop, fd, fn, ctx);
+}
+
+static void op_fd_unwatch(struct host *host, int fd) {
+    loop_unwatch(linux_of(host)->loop, fd);
+}
+
 static const struct host_ops linux_ops = {
     .alloc = linux_alloc,
     .free = linux_free,
@@ -52,6 +60,8 @@ static const struct host_ops linux_ops = {
     .fault_hook = linux_fault_hook,
     .fault_unhook = linux_fault_unhook,
     .thread_fault_ctx = linux_thread_fault_ctx,
+    .fd_watch = op_fd_watch,
+    .fd_unwatch = op_fd_unwatch,
 };
 
 int linux_host_create(struct linux_host **out, struct err *err) {
