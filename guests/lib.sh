@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Shell functions for recipes: Debian packages as sources of guests, never installed on the host.
+# Source it from the top of the tree. Everything is cached below build/guests and made atomically, so
+# that a recipe that was interrupted starts again.
+
+GUESTS=${GUESTS:-build/guests}
+
+# fetch_deb NAME: prints the path of the package file, downloaded once.
+fetch_deb() {
+    mkdir -p "$GUESTS/deb"
+    if [ ! -f "$GUESTS/deb/$1.deb" ]; then
+        _tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
+        if ! (cd "$_tmp" && apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null 2>&1); then
+            # a fresh machine has no package lists
+            apt-get -qq update >/dev/null
+            (cd "$_tmp" && apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null)
+        fi
+        mv "$_tmp"/*.deb "$GUESTS/deb/$1.deb"
+        rmdir "$_tmp"
+    fi
+    echo "$GUESTS/deb/$1.deb"
+}
+
+# unpack_deb NAME: prints the folder that holds the package's files.
+unpack_deb() {
+    if [ ! -d "$GUESTS/unpacked/$1" ]; then
+        mkdir -p "$GUESTS/unpacked"
+        _deb=$(fetch_deb "$1")
+        _dir=$(mktemp -d "$GUESTS/unpacked/tmp.XXXXXX")
+        dpkg-deb -x "$_deb" "$_dir"
+        chmod 755 "$_dir"
+        mv "$_dir" "$GUESTS/unpacked/$1"
+    fi
+    echo "$GUESTS/unpacked/$1"
+}
+
+# kernel_package META: the package that linux-image-META depends on ("cloud-amd64", "amd64").
+kernel_package() {
+    if [ ! -s "$GUESTS/kernel-$1.name" ]; then
+        mkdir -p "$GUESTS"
+        _meta=$(fetch_deb "linux-image-$1")
+        dpkg-deb -f "$_meta" Depends | tr ',|' '\n\n' | sed 's/[ (].*//;s/^ *//' |
+            grep '^linux-image-' | head -1 >"$GUESTS/kernel-$1.name.tmp"
+        mv "$GUESTS/kernel-$1.name.tmp" "$GUESTS/kernel-$1.name"
+    fi
+    cat "$GUESTS/kernel-$1.name"
+}
+
+# kernel_image META: prints the path of the bzImage.
+kernel_image() {
+    _root=$(unpack_deb "$(kernel_package "$1")")
+    echo "$_root"/boot/vmlinuz-*
+}
+
+# copy_modules META ROOT MODULE...: copies modules and what they depend on into ROOT, with modules.dep.
+copy_modules() {
+    _root=$(unpack_deb "$(kernel_package "$1")")
+    _dest=$2
+    shift 2
+    _version=$(basename "$(echo "$_root"/lib/modules/*)")
+    [ -f "$_root/lib/modules/$_version/modules.dep" ] || depmod -b "$_root" "$_version"
+    mkdir -p "$_dest/lib/modules/$_version"
+    for _m in "$@"; do
+        modprobe -d "$_root" -S "$_version" --show-depends "$_m" 2>/dev/null | awk '$1 == "insmod" {print $2}'
+    done | sort -u | while read -r _file; do
+        _rel=${_file#*"/lib/modules/$_version/"}
+        mkdir -p "$_dest/lib/modules/$_version/$(dirname "$_rel")"
+        cp "$_root/lib/modules/$_version/$_rel" "$_dest/lib/modules/$_version/$_rel"
+    done
+    cp "$_root/lib/modules/$_version/modules.builtin" "$_root/lib/modules/$_version/modules.order" \
+        "$_dest/lib/modules/$_version/"
+    depmod -b "$_dest" "$_version"
+}
+
+# busybox_root DIR: a root folder with busybox and its links.
+busybox_root() {
+    _bb=$(unpack_deb busybox-static)
+    mkdir -p "$1/bin" "$1/sbin" "$1/proc" "$1/sys" "$1/dev" "$1/tmp" "$1/mnt" "$1/etc" "$1/root"
+    cp "$_bb/bin/busybox" "$1/bin/busybox"
+    for _app in $("$1/bin/busybox" --list); do
+        [ "$_app" = busybox ] || ln -sf busybox "$1/bin/$_app"
+    done
+}
+
+# pack_initramfs DIR FILE: newc archive, uncompressed: unpacking it costs the guest nothing.
+pack_initramfs() {
+    (cd "$1" && find . -print0 | LC_ALL=C sort -z |
+        cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) >"$2.tmp"
+    mv "$2.tmp" "$2"
+}

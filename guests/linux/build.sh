@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: guests/linux/build.sh [META...]
+# Makes the demo and test guests: for each Debian kernel flavour (default: cloud-amd64) the files
+#   build/guests/linux-META/vmlinuz     the kernel, from its package
+#   build/guests/linux-META/initrd.img  busybox, the virtio modules and guests/linux/init
+set -eu
+cd "$(dirname "$0")/../.."
+. guests/lib.sh
+
+for meta in "${@:-cloud-amd64}"; do
+    out=$GUESTS/linux-$meta
+    # made already, and the recipe has not changed since
+    if [ -f "$out/initrd.img" ] && [ "$out/initrd.img" -nt guests/linux/init ] &&
+        [ "$out/initrd.img" -nt guests/linux/build.sh ] && [ "$out/initrd.img" -nt guests/lib.sh ]; then
+        continue
+    fi
+    mkdir -p "$out"
+    echo "guest linux-$meta: $(kernel_package "$meta")"
+    cp "$(kernel_image "$meta")" "$out/vmlinuz"
+    root=$(mktemp -d "$GUESTS/root.XXXXXX")
+    busybox_root "$root"
+    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net
+    cp guests/linux/init "$root/init"
+    chmod 755 "$root/init" "$root"
+    pack_initramfs "$root" "$out/initrd.img"
+    rm -rf "$root"
+done
