@@ -49,23 +49,33 @@ struct insn_operand {
     u8 reg;
     bool high_byte;
     u8 flags; /* OPERAND_* bits */
-    u16 size; /* bytes of this operand; 0 where it has none (LEA's memory operand, INVLPG, XSAVE) */
+    /*
+     * Bytes of this operand; 0 where it has none (LEA's memory operand, XSAVE). For a vector
+     * register that is the whole register (16, 32), however little of it the instruction uses; the
+     * memory form says how much. An immediate that is sign-extended has the size it is extended to.
+     */
+    u16 size;
 };
 
-/* The memory operand (at most one with modrm or moffs; string instructions use their own rule). */
+/*
+ * The memory operand (at most one with modrm or moffs). The string instructions, XLAT, MASKMOVQ and
+ * MONITOR have no operand for their memory: seg is then that of rSI, rBX+AL, rDI, rAX (the ES:rDI
+ * of strings cannot be overridden), addrsize the address size, opsize the element size of strings.
+ */
 struct insn_mem {
-    u8 seg; /* enum seg_reg that applies, with overrides and defaults resolved */
+    u8 seg; /* enum seg_reg that applies, with overrides and defaults resolved; valid always */
     bool seg_override;
     u8 base;      /* 0..15, MEM_NONE, or MEM_RIP */
     u8 index;     /* 0..15 or MEM_NONE */
     u8 scale;     /* 1, 2, 4, 8 */
     u8 disp_size; /* bytes in the encoding: 0, 1, 2, 4, 8 */
-    s64 disp;     /* sign-extended; for MEM_RIP relative to the next instruction */
+    s64 disp;     /* sign-extended (moffs: zero-extended); MEM_RIP: from the next instruction */
     bool vsib;    /* index is a vector register */
 };
 
 enum { MEM_NONE = 0xff, MEM_RIP = 0xfe };
 
+/* In insn.prefixes. Of F2 and F3 the last one counts; so of the segment overrides. */
 #define PREFIX_LOCK     BIT(0)
 #define PREFIX_REP      BIT(1) /* F3 */
 #define PREFIX_REPNE    BIT(2) /* F2 */
@@ -88,6 +98,7 @@ enum { MEM_NONE = 0xff, MEM_RIP = 0xfe };
 #define INSN_SSE          BIT(10) /* needs CR4.OSFXSR; #NM when CR0.TS */
 #define INSN_AVX          BIT(11) /* VEX-encoded vector: needs XCR0.AVX */
 #define INSN_IO           BIT(12) /* needs IOPL or the I/O bitmap */
+#define INSN_FLAGS_COND   BIT(13) /* writes no flags when its count is zero: shifts, REP CMPS */
 
 struct insn {
     u16 id;  /* enum insn_id; INSN_INVALID when undefined */
@@ -97,7 +108,7 @@ struct insn {
     u8 cond; /* condition code 0..15 of Jcc, SETcc, CMOVcc */
     u8 prefixes;
     u8 rex;      /* low 4 bits WRXB (VEX: the same bits, not inverted) */
-    u8 opsize;   /* effective operand size in bytes: 2, 4, 8 */
+    u8 opsize;   /* effective operand size in bytes: 2, 4, 8; 1 for the byte string instructions */
     u8 addrsize; /* effective address size in bytes: 2, 4, 8 */
     bool has_modrm;
     u8 modrm, sib;
@@ -107,9 +118,16 @@ struct insn {
     u8 disp_offset;  /* 0 when absent: what a translator patches */
     u8 imm_offset;
     u8 imm_size, imm2_size; /* bytes in the encoding */
-    u8 operand_count;       /* operands in Intel order; implicit ones last */
-    u32 flags;              /* INSN_* */
-    u64 cpuid;              /* FEATURE_* of core/cpu/cpuid.h that it needs, 0: baseline */
+    /*
+     * The operands of the manual's syntax in its order; those that the mnemonic only implies (AL in
+     * ADD AL, imm8; CL in SHL; ST0) have OPERAND_IMPLICIT. Registers that the syntax does not name
+     * (MUL's accumulator, CPUID's four, rSP of PUSH, rCX of REP) are in the two masks.
+     */
+    u8 operand_count;
+    u16 implicit_read, implicit_write; /* masks of enum gpr */
+    u16 flags_read, flags_write;       /* FLAG_* of FLAG_ARITH; written includes undefined after */
+    u32 flags;                         /* INSN_* */
+    u64 cpuid; /* BIT(FEATURE_*) of core/cpu/cpuid.h, all needed; 0: baseline */
     u64 imm, imm2;
     struct insn_mem mem;
     struct insn_operand op[INSN_MAX_OPERANDS];
