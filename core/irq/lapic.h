@@ -128,6 +128,8 @@ void lapic_deliver(struct lapic *l, const struct apic_msg *msg);
 
 /* Level of LINT0 or LINT1. */
 void lapic_lint_set(struct lapic *l, u32 pin, bool level);
+/* The same after a state was loaded: no edge, what one did is in the state. */
+void lapic_lint_restore(struct lapic *l, u32 pin, bool level);
 /* Does it pass the PIC's INTR on: APIC off (the first processor only), LINT0 as ExtINT, or an
  * ExtINT message? */
 bool lapic_takes_extint(struct lapic *l);

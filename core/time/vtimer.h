@@ -27,8 +27,8 @@ void vtimer_cancel(struct vtimer *t);
  * for later the host timer is armed anew. */
 bool vtimer_due(struct vtimer *t, u64 now);
 
-/* a * b / c rounded down or up, b and c below 2^32, saturating: clock conversions without 128-bit
- * arithmetic. c != 0. */
+/* a * b / c rounded down or up, saturating: clock conversions without 128-bit arithmetic.
+ * 0 < c, and b * c must fit 64 bits. */
 u64 muldiv_down(u64 a, u64 b, u64 c);
 u64 muldiv_up(u64 a, u64 b, u64 c);
 
