@@ -100,7 +100,7 @@ struct pci_device {
     bool intx_line;        /* the level that reaches the GSI */
     u8 config[PCI_CONFIG_SIZE];
     u8 write_mask[PCI_CONFIG_SIZE];   /* 1: the guest may write the bit */
-    u8 reset_config[PCI_CONFIG_SIZE]; /* what reset restores; taken by pci_device_add */
+    u8 reset_config[PCI_CONFIG_SIZE]; /* what reset restores: pci_device_add, pci_host_firmware */
     u8 cap_end;                       /* first byte not used by a capability */
     struct pci_bar bar[PCI_BARS];
     struct pci_msix msix;
@@ -159,8 +159,8 @@ void pci_set32(struct pci_device *pci, u32 offset, u32 value);
 u32 pci_config_read(struct pci_device *pci, u32 offset, u32 size);
 void pci_config_write(struct pci_device *pci, u32 offset, u32 size, u32 value);
 
-/* Parts of the owner's device_ops. Reset keeps BAR addresses and decoding as firmware left them
- * (pci_host_firmware), because nothing else would assign them again before a kernel starts. */
+/* Parts of the owner's device_ops. Reset restores what pci_host_firmware left: addresses and
+ * decoding stay, because nobody would assign them again before a kernel starts. */
 void pci_device_reset(struct pci_device *pci);
 void pci_device_save(const struct pci_device *pci, struct snap_writer *w);
 int pci_device_load(struct pci_device *pci, struct snap_reader *r);

@@ -28,7 +28,7 @@ struct pci_window {
 
 struct pci_host_opts {
     u64 ecam_base;           /* 0: no ECAM; 0xe0000000 */
-    u32 ecam_buses;          /* MiB of the window: 256 */
+    u32 ecam_buses;          /* MiB of the window; 1 is enough */
     struct pci_window mem32; /* 0xc1000000..0xdfffffff */
     struct pci_window mem64; /* above RAM */
     struct pci_window io;    /* 0x1000..0xffff */
@@ -41,6 +41,7 @@ struct pci_host {
     struct bus_region ecam;
     u32 address; /* CONFIG_ADDRESS */
     u8 reset_control;
+    bool gsi_level[PCI_GSI_COUNT];
     struct pci_device *function[PCI_SLOTS * PCI_FUNCTIONS]; /* by devfn */
 };
 
@@ -58,15 +59,15 @@ void pci_host_detach(struct pci_host *host, struct pci_device *pci);
 
 /*
  * What firmware does before a kernel starts: gives each BAR an address in the windows and enables
- * decoding. Call after all devices were added, and after a reset.
+ * decoding. Call after all devices were added. Resets restore it.
  */
 int pci_host_firmware(struct pci_host *host, struct err *err);
 
 /* The GSI of a function's INTx pin, as ACPI's _PRT and the MP table must tell it. */
 u32 pci_intx_gsi(u32 slot, u32 pin); /* pin 0 = A */
 
-/* For pci.c: BAR registers or command changed; the level of a pin changed. */
+/* For pci.c: BAR registers or command changed; the level of a pin may have changed. */
 void pci_host_remap(struct pci_host *host);
-void pci_host_intx_update(struct pci_host *host, u32 gsi);
+void pci_host_intx_update(struct pci_host *host);
 
 #endif

@@ -11,7 +11,7 @@ struct virtio_blk_opts {
     bool readonly;      /* also when the back end is */
 };
 
-/* opts may be NULL. The back end is closed when the device is destroyed. */
+/* opts may be NULL. The back end stays open when the device is destroyed. */
 struct virtio_device *virtio_blk_create(struct device_env *env, struct block_backend *backend,
                                         const struct virtio_blk_opts *opts, struct err *err);
 

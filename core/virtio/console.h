@@ -9,7 +9,7 @@ struct virtio_console_opts {
     u16 cols, rows; /* 0: no size is offered */
 };
 
-/* backend may be NULL: output vanishes. It is closed when the device is destroyed. */
+/* backend may be NULL: output vanishes. It stays open when the device is destroyed. */
 struct virtio_device *virtio_console_create(struct device_env *env, struct char_backend *backend,
                                             const struct virtio_console_opts *opts,
                                             struct err *err);

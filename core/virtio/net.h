@@ -10,7 +10,7 @@ struct virtio_net_opts {
     u16 mtu; /* 0: none is offered */
 };
 
-/* backend may be NULL: the link is down and frames vanish. It is closed when the device is
+/* backend may be NULL: the link is down and frames vanish. It stays open when the device is
  * destroyed. */
 struct virtio_device *virtio_net_create(struct device_env *env, struct net_backend *backend,
                                         const struct virtio_net_opts *opts, struct err *err);

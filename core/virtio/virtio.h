@@ -74,6 +74,8 @@ struct virtio_transport {
     /* A used buffer notification of a queue; a configuration change notification. */
     void (*notify_queue)(void *transport, u32 queue);
     void (*notify_config)(void *transport);
+    /* The driver reset the device: so does the transport with its own registers. */
+    void (*reset)(void *transport);
 };
 
 /*
@@ -169,7 +171,7 @@ void virtio_config_write(struct virtio_device *vdev, u32 offset, u32 size, u32 v
 /* The selected queue, or NULL. */
 struct virtio_queue *virtio_selected(struct virtio_device *vdev);
 void virtio_queue_size(struct virtio_device *vdev, u32 value);
-void virtio_queue_enable(struct virtio_device *vdev);
+void virtio_queue_enable(struct virtio_device *vdev, bool enable);
 void virtio_notify(struct virtio_device *vdev, u32 queue);
 /* Where the queue's doorbell is now; address 0: nowhere. */
 void virtio_doorbell_move(struct virtio_device *vdev, u32 queue, const struct virtio_doorbell *at);

@@ -60,6 +60,7 @@ struct vq {
 /* A chain of buffers: `out` segments the device reads, then `in` segments it writes. */
 struct vq_chain {
     u16 head;
+    bool redone; /* handed out a second time, after a load */
     u16 out_count, in_count;
     u64 out_len, in_len;         /* bytes */
     struct iov iov[VQ_SEGS_MAX]; /* out, then in; neighbours in memory are merged */
