@@ -229,11 +229,11 @@ int vq_pop(struct vq *vq, struct vq_chain *chain) {
     return 1;
 }
 
-void vq_unpop(struct vq *vq, const struct vq_chain *chain) {
-    bit_clear(vq->inflight, chain->head);
+void vq_unpop(struct vq *vq, u16 head, bool redone) {
+    bit_clear(vq->inflight, head);
     vq->inflight_count--;
-    if (chain->redone) {
-        bit_set(vq->redo, chain->head);
+    if (redone) {
+        bit_set(vq->redo, head);
     } else {
         vq->last_avail--;
     }

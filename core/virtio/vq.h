@@ -74,8 +74,8 @@ void vq_enable(struct vq *vq);
 
 /* 1: a chain; 0: none; -ERR_FORMAT: the queue is (now) broken. */
 int vq_pop(struct vq *vq, struct vq_chain *chain);
-/* Puts back the last popped chain, before anything later was popped. */
-void vq_unpop(struct vq *vq, const struct vq_chain *chain);
+/* Puts back the chain popped last (head and redone are its fields); several in reverse order. */
+void vq_unpop(struct vq *vq, u16 head, bool redone);
 bool vq_has_work(struct vq *vq);
 
 /* Returns a chain; written: bytes written into its `in` part, from its beginning. */
