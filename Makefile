@@ -111,6 +111,18 @@ $(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/r
 fuzz-replay: $(FUZZ_REPLAY)
 	@scripts/run_fuzz_corpus.sh $(FUZZ_REPLAY)
 
+# --- the decoder against Zydis (docs/decoder.md) ------------------------------------------------------
+
+DECODE_ZYDIS := $(BUILD)/tests/conformance/decode_zydis
+DECODE_COUNT ?= 3000000
+
+$(DECODE_ZYDIS): $(DECODE_ZYDIS).o $(BUILD)/tests/conformance/decode_compare.o $(LIBCORE)
+	$(CC) $(OPT) -o $@ $^ -lZydis
+
+.PHONY: decode-zydis
+decode-zydis: $(DECODE_ZYDIS)
+	@$< --count $(DECODE_COUNT) --seed 1
+
 # --- checks -----------------------------------------------------------------------------------------
 
 .PHONY: check

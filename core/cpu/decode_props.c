@@ -46,15 +46,15 @@ const struct insn_props decode_props[INSN_COUNT] = {
     /* control flow; the flags of Jcc, SETcc and CMOVcc depend on the condition */
     P(JCC, BR, 0, 0), P(JCXZ, BR, 0, 0), P(LOOP, BR, 0, 0), P(LOOPE, BR, ZF, 0), P(LOOPNE, BR, ZF, 0),
     P(JMP, BR, 0, 0), P(JMP_FAR, BR, 0, 0), P(CALL, BR, 0, 0), P(CALL_FAR, BR, 0, 0), P(RET, BR, 0, 0),
-    P(RET_FAR, BR, 0, 0), P(IRET, BR, 0, ALL), P(INT, BR, 0, 0), P(INT3, BR, 0, 0), P(INT1, BR, 0, 0),
-    P(INTO, BR, OF, 0), P(SYSCALL, BR, ALL, ALL), P(SYSRET, BR | PRIV, 0, ALL), P(SYSENTER, BR, 0, 0),
+    P(RET_FAR, BR, 0, 0), P(IRET, BR, 0, ALL), P(INT, BR, ALL, 0), P(INT3, BR, ALL, 0), P(INT1, BR, ALL, 0),
+    P(INTO, BR, ALL, 0), P(SYSCALL, BR, ALL, ALL), P(SYSRET, BR | PRIV, 0, ALL), P(SYSENTER, BR, 0, 0),
     P(SYSEXIT, BR | PRIV, 0, 0), P(UD0, ENDS, 0, 0), P(UD1, ENDS, 0, 0), P(UD2, ENDS, 0, 0),
     P(XBEGIN, BR, 0, 0), P(XABORT, BR, 0, 0), P(XEND, ENDS, 0, 0), P(XTEST, 0, 0, ALL), P(RSM, BR, 0, ALL),
     P(UIRET, BR, 0, ALL),
     /* system */
     P(HLT, PRIV | ENDS, 0, 0), P(CLI, ENDS, 0, 0), P(STI, ENDS, 0, 0), P(CLTS, PRIV | ENDS, 0, 0),
     P(CLAC, PRIV | ENDS, 0, 0), P(STAC, PRIV | ENDS, 0, 0), P(INVD, PRIV | ENDS, 0, 0), P(WBINVD, PRIV | ENDS, 0, 0),
-    P(WBNOINVD, PRIV, 0, 0), P(INVLPG, PRIV | ENDS, 0, 0), P(INVPCID, PRIV | ENDS, 0, 0), P(LGDT, PRIV | ENDS, 0, 0),
+    P(INVLPG, PRIV | ENDS, 0, 0), P(INVPCID, PRIV | ENDS, 0, 0), P(LGDT, PRIV | ENDS, 0, 0),
     P(LIDT, PRIV | ENDS, 0, 0), P(LLDT, PRIV | ENDS, 0, 0), P(LTR, PRIV | ENDS, 0, 0), P(LMSW, PRIV | ENDS, 0, 0),
     P(SWAPGS, PRIV, 0, 0), P(RDMSR, PRIV, 0, 0), P(WRMSR, PRIV | ENDS, 0, 0), P(XSETBV, PRIV | ENDS, 0, 0),
     P(XSAVES, PRIV, 0, 0), P(XSAVES64, PRIV, 0, 0), P(XRSTORS, PRIV | ENDS, 0, 0), P(XRSTORS64, PRIV | ENDS, 0, 0),
