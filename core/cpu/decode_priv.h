@@ -17,6 +17,7 @@ struct decoder {
     const u8 *end; /* no byte from here on may be read: avail, or 15 bytes */
     bool has_rex;  /* REX or VEX: no high byte registers */
     bool mod3;     /* modrm names a register */
+    u8 vvvv; /* all four bits, also where only three count */
     bool vvvv_used;
     bool short_of_bytes;
     bool opsize_prefix; /* 66 was seen */
