@@ -71,14 +71,11 @@ int kvm_dev_check(int dev, struct err *err) {
 
 /* IA32_ARCH_CAPABILITIES as KVM would show it to a guest of this host. */
 static u64 arch_capabilities(int dev) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = {.head.nmsrs = 1, .entry.index = MSR_ARCH_CAPABILITIES};
+    struct kvm_msr_block msrs = {.count = 1, .entry[0].index = MSR_ARCH_CAPABILITIES};
     if (!kvm_has(dev, KVM_CAP_GET_MSR_FEATURES) || ioctl(dev, KVM_GET_MSRS, &msrs) != 1) {
         return 0;
     }
-    return msrs.entry.data;
+    return msrs.entry[0].data;
 }
 
 static struct kvm_cpuid2 *supported_get(int dev) {

@@ -75,13 +75,8 @@ static const struct msr_place places[] = {
 _Static_assert(PLACES < 64, "one bit each in msr_present");
 _Static_assert(MTRR_FIXED_COUNT == 11 && MTRR_VAR_COUNT == 8, "all MTRRs are listed");
 
-struct msr_list {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entry[KVM_MSRS_MAX];
-};
-
 int kvm_msr_read(struct kvm_cpu *c, u32 index, u64 *value) {
-    struct msr_list list = {.head.nmsrs = 1, .entry[0].index = index};
+    struct kvm_msr_block list = {.count = 1, .entry[0].index = index};
     if (ioctl(c->fd, KVM_GET_MSRS, &list) != 1) {
         return -ERR_UNSUPPORTED;
     }
@@ -90,7 +85,7 @@ int kvm_msr_read(struct kvm_cpu *c, u32 index, u64 *value) {
 }
 
 int kvm_msr_write(struct kvm_cpu *c, u32 index, u64 value) {
-    struct msr_list list = {.head.nmsrs = 1, .entry[0] = {.index = index, .data = value}};
+    struct kvm_msr_block list = {.count = 1, .entry[0] = {.index = index, .data = value}};
     return ioctl(c->fd, KVM_SET_MSRS, &list) == 1 ? 0 : -ERR_UNSUPPORTED;
 }
 
@@ -118,13 +113,13 @@ static u64 *field(struct cpu_msrs *m, u32 i) {
 }
 
 int kvm_msrs_get(struct kvm_cpu *c, struct cpu_state *s) {
-    struct msr_list list = {.head.nmsrs = 0};
+    struct kvm_msr_block list = {.count = 0};
     for (u32 i = 0; i < PLACES; i++) {
         if (c->m->msr_present & BIT(i)) {
-            list.entry[list.head.nmsrs++].index = places[i].index;
+            list.entry[list.count++].index = places[i].index;
         }
     }
-    if (ioctl(c->fd, KVM_GET_MSRS, &list) != (int)list.head.nmsrs) {
+    if (ioctl(c->fd, KVM_GET_MSRS, &list) != (int)list.count) {
         return -ERR_IO;
     }
     for (u32 i = 0, n = 0; i < PLACES; i++) {
@@ -149,7 +144,7 @@ static int absent_check(struct kvm_cpu *c, const struct cpu_state *s) {
 }
 
 int kvm_msrs_set(struct kvm_cpu *c, const struct cpu_state *s) {
-    struct msr_list list = {.head.nmsrs = 0};
+    struct kvm_msr_block list = {.count = 0};
     struct cpu_msrs copy = s->msr;
     int rc = absent_check(c, s);
     if (rc) {
@@ -157,13 +152,13 @@ int kvm_msrs_set(struct kvm_cpu *c, const struct cpu_state *s) {
     }
     for (u32 i = 0; i < PLACES; i++) {
         if (c->m->msr_present & BIT(i)) {
-            list.entry[list.head.nmsrs++] =
+            list.entry[list.count++] =
                 (struct kvm_msr_entry){.index = places[i].index, .data = *field(&copy, i)};
         }
     }
     int done = ioctl(c->fd, KVM_SET_MSRS, &list);
     kvm_tsc_note(c);
-    if (done == (int)list.head.nmsrs) {
+    if (done == (int)list.count) {
         return 0;
     }
     u32 at = done < 0 ? 0 : (u32)done;

@@ -24,6 +24,14 @@
 
 enum { KVM_SLOTS = 32, KVM_CPUID_MAX = 256, KVM_MSRS_MAX = 64 /* places in msr.c, at most */ };
 
+/* struct kvm_msrs with its entries. */
+struct kvm_msr_block {
+    u32 count, pad;
+    struct kvm_msr_entry entry[KVM_MSRS_MAX];
+};
+
+_Static_assert(offsetof(struct kvm_msr_block, entry) == sizeof(struct kvm_msrs), "the ABI");
+
 struct kvm_slot {
     u64 gpa, size; /* size 0: free */
     void *hva;

@@ -127,9 +127,9 @@ static int limit_open(struct probe *p) {
     p->timer_made = timer_create(CLOCK_MONOTONIC, &ev, &p->timer) == 0;
     struct itimerspec when = {.it_value.tv_nsec = LIMIT_NS, .it_interval.tv_nsec = LIMIT_NS};
     struct {
-        struct kvm_signal_mask head;
-        u8 set[KERNEL_SIGSET_SIZE];
-    } mask = {.head.len = KERNEL_SIGSET_SIZE};
+        u32 len;
+        u8 set[KERNEL_SIGSET_SIZE]; /* as struct kvm_signal_mask */
+    } mask = {.len = KERNEL_SIGSET_SIZE};
     sigset_t inside = p->before;
     sigdelset(&inside, p->signal);
     memcpy(mask.set, &inside, sizeof(mask.set));
