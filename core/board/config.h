@@ -23,7 +23,7 @@ enum {
 #define MACHINE_MAX_MEMORY (1024 * GIB)
 
 /* How virtio devices are attached. */
-enum virtio_transport {
+enum device_transport {
     TRANSPORT_DEFAULT, /* as machine_config.transport says */
     TRANSPORT_PCI,
     TRANSPORT_MMIO,
@@ -33,14 +33,14 @@ struct disk_config {
     struct block_backend *backend;
     bool readonly;
     char serial[21]; /* virtio-blk's device ID, at most 20 characters; empty: "sosia-diskN" */
-    enum virtio_transport transport;
+    enum device_transport transport;
 };
 
 struct net_config {
     struct net_backend *backend; /* NULL: a card without a cable */
     u8 mac[6];                   /* all zero: 52:54:00:50:1a:0N */
     u16 mtu;                     /* 0: not offered */
-    enum virtio_transport transport;
+    enum device_transport transport;
 };
 
 /* A further file for the kernel: Multiboot and PVH modules. */
@@ -71,7 +71,7 @@ struct machine_config {
     bool rng;          /* virtio-rng */
     bool test_devices; /* isa-debug-exit, pc-testdev */
 
-    enum virtio_transport transport; /* TRANSPORT_DEFAULT means PCI */
+    enum device_transport transport; /* TRANSPORT_DEFAULT means PCI */
     /* Append virtio_mmio.device= to the command line for MMIO devices: for kernels started with
      * acpi=off. With it the ACPI tables do not list these devices, so none appears twice. */
     bool mmio_cmdline;
@@ -79,9 +79,10 @@ struct machine_config {
     bool no_mptable;  /* no MP table */
     bool no_doorbell; /* do not use the engine's doorbells (for tests) */
 
-    u8 uuid[16]; /* SMBIOS system UUID; all zero: none */
-    u64 tsc_hz;  /* 0: the host's */
-    u32 trace;   /* BIT(enum trace_category) of core/if/trace.h */
+    u8 uuid[16];                    /* SMBIOS system UUID; all zero: none */
+    u64 tsc_hz;                     /* 0: the host's */
+    u32 trace;                      /* BIT(enum trace_category) of core/if/trace.h */
+    const struct engine_caps *caps; /* what the engine's probe said; NULL: pc_create asks it */
 };
 
 #endif

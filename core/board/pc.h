@@ -39,5 +39,7 @@ struct vm *pc_vm(struct pc *pc);
 
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);
+/* Types Ctrl-Alt-Delete on the keyboard. */
+void pc_ctrl_alt_del(struct pc *pc);
 
 #endif

@@ -71,6 +71,21 @@ static int check_ident(const struct blob *f, struct err *err) {
     return 0;
 }
 
+static int check_segments(const struct elf_image *elf, struct err *err) {
+    const struct blob *f = elf->file;
+    for (u32 i = 0; i < elf->phnum; i++) {
+        struct elf_segment s = elf_segment(elf, i);
+        if ((s.type == PT_LOAD || s.type == PT_NOTE) && !blob_has(f, s.offset, s.filesz)) {
+            return ERR_SET(err, ERR_FORMAT,
+                           "%s: this ELF file is truncated or damaged: it has 0x%llx bytes, a "
+                           "segment of 0x%llx bytes is said to be at 0x%llx",
+                           f->name, (unsigned long long)f->size, (unsigned long long)s.filesz,
+                           (unsigned long long)s.offset);
+        }
+    }
+    return 0;
+}
+
 int elf_open(const struct blob *f, struct elf_image *elf, struct err *err) {
     int rc = check_ident(f, err);
     if (rc) {
@@ -95,7 +110,7 @@ int elf_open(const struct blob *f, struct elf_image *elf, struct err *err) {
                        "%s: this ELF file is truncated: its program headers lie behind its end",
                        f->name);
     }
-    return 0;
+    return check_segments(elf, err);
 }
 
 struct elf_segment elf_segment(const struct elf_image *elf, u32 i) {
@@ -135,11 +150,11 @@ static int load_segment(const struct boot_request *req, struct elf_image *elf,
     if (!s->memsz) {
         return 0;
     }
-    if (s->filesz > s->memsz || !blob_has(f, s->offset, s->filesz)) {
+    if (s->filesz > s->memsz) {
         return ERR_SET(err, ERR_FORMAT,
-                       "%s: this ELF file is truncated or damaged: a segment of 0x%llx bytes at "
-                       "0x%llx lies outside of it",
-                       f->name, (unsigned long long)s->filesz, (unsigned long long)s->offset);
+                       "%s: this ELF file is damaged: a segment of 0x%llx bytes has 0x%llx of them "
+                       "in the file",
+                       f->name, (unsigned long long)s->memsz, (unsigned long long)s->filesz);
     }
     if (!range_allowed(req, s->paddr, s->memsz)) {
         return ERR_SET(

@@ -107,7 +107,10 @@ static const struct opcode_row *vex_map(struct insn *insn, u8 map) {
     }
 }
 
-/* Outside 64-bit mode only eight registers exist: VEX.B and the high bit of vvvv are ignored. */
+/*
+ * Outside 64-bit mode only eight registers exist: VEX.B and the high bit of vvvv are ignored. (An
+ * unused vvvv must still have all four bits set, on real processors too.)
+ */
 static const struct opcode_row *fetch_vex(struct decoder *d, u8 opcode) {
     struct insn *insn = d->insn;
     u64 b1 = 0, b2, op;
@@ -129,7 +132,7 @@ static const struct opcode_row *fetch_vex(struct decoder *d, u8 opcode) {
     insn->enc = ENC_VEX;
     insn->vex_pp = b2 & 3;
     insn->vex_l = b2 >> 2 & 1;
-    insn->vex_v = ~b2 >> 3 & 15;
+    d->vvvv = insn->vex_v = ~b2 >> 3 & 15;
     if (insn->mode != 64) {
         insn->rex &= REX_W;
         insn->vex_v &= 7;
@@ -305,7 +308,7 @@ static bool combination_valid(const struct decoder *d) {
     const struct insn *insn = d->insn;
     if ((insn->prefixes & PREFIX_LOCK) && (!(insn->flags & INSN_LOCKABLE) || d->mod3))
         return false;
-    return insn->vex_v == 0 || d->vvvv_used;
+    return d->vvvv == 0 || d->vvvv_used;
 }
 
 static void default_segment(struct decoder *d) {

@@ -5,7 +5,8 @@
  *
  * Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode maps). Identity is INSN_ plus the
  * manual's mnemonic (INSN_MOVZX; all conditional forms are INSN_JCC, INSN_SETCC, INSN_CMOVCC with
- * the condition in `cond`). EVEX encodings are not decoded: no CPU policy of Sosia offers AVX-512.
+ * the condition in `cond`); docs/decoder.md has the rest of what users need to know. EVEX encodings
+ * are not decoded: no CPU policy of Sosia offers AVX-512.
  */
 #ifndef CORE_CPU_DECODE_H
 #define CORE_CPU_DECODE_H

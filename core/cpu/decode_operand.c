@@ -55,14 +55,8 @@ const struct operand_spec decode_specs[SPEC_COUNT] = {
 
 /* clang-format on */
 
-static u16 size_bytes(const struct insn *insn, u8 code) {
-    static const u16 fixed[SIZE_COUNT] = {
-        [SIZE_1] = 1,   [SIZE_2] = 2,   [SIZE_4] = 4,   [SIZE_8] = 8,     [SIZE_16] = 16,
-        [SIZE_32] = 32, [SIZE_10] = 10, [SIZE_64] = 64, [SIZE_512] = 512,
-    };
+static u16 size_variable(const struct insn *insn, u8 code) {
     switch (code) {
-    case SIZE_V:
-        return insn->opsize;
     case SIZE_Z:
         return MIN(insn->opsize, 4);
     case SIZE_Y:
@@ -87,11 +81,19 @@ static u16 size_bytes(const struct insn *insn, u8 code) {
         return (u16)(2 << insn->vex_l);
     case SIZE_ENV:
         return insn->opsize == 2 ? 14 : 28;
-    case SIZE_SAVE:
+    default: /* SIZE_SAVE */
         return insn->opsize == 2 ? 94 : 108;
-    default:
-        return fixed[code];
     }
+}
+
+static inline u16 size_bytes(const struct insn *insn, u8 code) {
+    static const u16 fixed[SIZE_V] = {
+        [SIZE_1] = 1,   [SIZE_2] = 2,   [SIZE_4] = 4,   [SIZE_8] = 8,     [SIZE_16] = 16,
+        [SIZE_32] = 32, [SIZE_10] = 10, [SIZE_64] = 64, [SIZE_512] = 512,
+    };
+    if (code == SIZE_V)
+        return insn->opsize;
+    return code < SIZE_V ? fixed[code] : size_variable(insn, code);
 }
 
 /* ah, ch, dh, bh exist only without REX or VEX. */
@@ -183,7 +185,7 @@ static bool set_control(struct decoder *d, const struct operand_spec *spec,
 
 static bool operand_encoded(struct decoder *d, const struct operand_spec *spec,
                             struct insn_operand *op) {
-    struct insn *insn = d->insn;
+    const struct insn *insn = d->insn;
     u16 size = size_bytes(insn, spec->reg_size);
     u8 rm = (u8)((insn->modrm & 7) | (insn->rex & REX_B) << 3);
     u8 reg = (u8)((insn->modrm >> 3 & 7) | (insn->rex & REX_R) << 1);
@@ -234,6 +236,8 @@ static bool operand_encoded(struct decoder *d, const struct operand_spec *spec,
 /* Returns false when bytes are missing (d->short_of_bytes) or the encoding is invalid. */
 bool decode_operand(struct decoder *d, const struct operand_spec *spec, struct insn_operand *op) {
     struct insn *insn = d->insn;
+    if (spec->kind <= SPEC_LAST_ENCODED)
+        return operand_encoded(d, spec, op);
     u16 size = size_bytes(insn, spec->reg_size);
     u8 enc = (u8)size_bytes(insn, spec->mem_size);
 
@@ -263,12 +267,10 @@ bool decode_operand(struct decoder *d, const struct operand_spec *spec, struct i
         return fetch_far(d, op, enc);
     case SPEC_MOFFS:
         return fetch_moffs(d, op, enc);
-    case SPEC_IS4:
+    default: /* SPEC_IS4 */
         if (!fetch_imm(d, op, 1, false))
             return false;
         set_reg(d, op, REG_XMM, (u8)(insn->imm >> 4 & (insn->mode == 64 ? 15 : 7)), size);
         return true;
-    default:
-        return operand_encoded(d, spec, op);
     }
 }

@@ -17,6 +17,7 @@ struct decoder {
     const u8 *end; /* no byte from here on may be read: avail, or 15 bytes */
     bool has_rex;  /* REX or VEX: no high byte registers */
     bool mod3;     /* modrm names a register */
+    u8 vvvv;       /* all four bits, also where only three count */
     bool vvvv_used;
     bool short_of_bytes;
     bool opsize_prefix; /* 66 was seen */
@@ -25,15 +26,28 @@ struct decoder {
 };
 
 static inline bool decode_fetch(struct decoder *d, u8 size, u64 *v) {
-    u64 x = 0;
-    if ((size_t)(d->end - d->p) < size) {
+    u16 v16;
+    u32 v32;
+    if (UNLIKELY((size_t)(d->end - d->p) < size)) {
         d->short_of_bytes = true;
         return false;
     }
-    for (u8 i = 0; i < size; i++)
-        x |= (u64)d->p[i] << 8 * i;
+    switch (size) {
+    case 1:
+        *v = *d->p;
+        break;
+    case 2:
+        memcpy(&v16, d->p, 2);
+        *v = v16;
+        break;
+    case 4:
+        memcpy(&v32, d->p, 4);
+        *v = v32;
+        break;
+    default:
+        memcpy(v, d->p, 8);
+    }
     d->p += size;
-    *v = x;
     return true;
 }
 

@@ -26,7 +26,10 @@ enum size_code {
     SIZE_8,
     SIZE_16,
     SIZE_32,
-    SIZE_V,    /* operand size */
+    SIZE_10,
+    SIZE_64,
+    SIZE_512,
+    SIZE_V,    /* operand size; the ones before are fixed */
     SIZE_Z,    /* operand size, at most 4 */
     SIZE_Y,    /* 8 with REX.W or VEX.W in 64-bit mode, else 4 */
     SIZE_MODE, /* 8 in 64-bit mode, else 4 */
@@ -38,11 +41,8 @@ enum size_code {
     SIZE_XH,   /* half of SIZE_X */
     SIZE_XQ,   /* quarter */
     SIZE_XE,   /* eighth */
-    SIZE_10,
     SIZE_ENV,  /* x87 environment: 14 or 28 by operand size */
     SIZE_SAVE, /* x87 state: 94 or 108 */
-    SIZE_64,
-    SIZE_512,
     SIZE_COUNT
 };
 
@@ -53,9 +53,7 @@ enum spec_kind {
     SPEC_MEM,    /* the same; the condition has excluded registers */
     SPEC_REG,    /* modrm reg */
     SPEC_VVVV,   /* VEX.vvvv */
-    SPEC_IS4,    /* register in bits 7:4 of an immediate byte */
     SPEC_OPCODE, /* low three bits of the opcode, with REX.B */
-    SPEC_FIXED,  /* the register in spec.value */
     SPEC_SEG,    /* segment register in modrm reg */
     SPEC_CR,
     SPEC_DR,
@@ -63,6 +61,9 @@ enum spec_kind {
     SPEC_MMRM, /* modrm r/m: MMX register or memory */
     SPEC_MMREG,
     SPEC_VSIB,  /* memory with a vector index; value 1: the index is XMM whatever VEX.L */
+    SPEC_LAST_ENCODED = SPEC_VSIB, /* up to here from opcode, modrm and VEX alone */
+    SPEC_IS4,                      /* register in bits 7:4 of an immediate byte */
+    SPEC_FIXED,                    /* the register in spec.value */
     SPEC_MOFFS, /* absolute address */
     SPEC_IMM,   /* immediate, zero-extended */
     SPEC_SIMM,  /* immediate, sign-extended */

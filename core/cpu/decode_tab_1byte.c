@@ -88,7 +88,7 @@ const struct opcode_row decode_1byte[256] = {
                X(MOV, REG(3), 0, W(Sw), R(Ew)), X(MOV, REG(4), 0, W(Sw), R(Ew)),
                X(MOV, REG(5), 0, W(Sw), R(Ew))),
     [0x8f] = F(X(POP, REG(0), D64 | HD(STACK), W(Ev))),
-    [0x90] = G(X0(PAUSE, PF3 | B0, 0), X0(NOP, B0, 0), X(XCHG, 0, 0, RW(Zv), RW(rvAX))),
+    [0x90] = G(X0(PAUSE, PF3, 0), X0(NOP, B0, 0), X(XCHG, 0, 0, RW(Zv), RW(rvAX))),
     [0x91] = G(X(XCHG, 0, 0, RW(Zv), RW(rvAX))),
     [0x92] = G(X(XCHG, 0, 0, RW(Zv), RW(rvAX))),
     [0x93] = G(X(XCHG, 0, 0, RW(Zv), RW(rvAX))),

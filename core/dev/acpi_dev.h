@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI fixed hardware (core/time/acpipm.h) as a device "acpipm" at ports 0x600..0x60f. S5 asks for
- * MACHINE_POWEROFF, the reset register for MACHINE_RESET. Port 0xcf9 is mapped when it is free; a
- * PCI host bridge that owns 0xcf8..0xcff passes byte accesses at 0xcf9 on.
+ * ACPI fixed hardware (core/time/acpipm.h) as a device "acpipm" at ports 0x600..0x60f. Entering S5
+ * asks for MACHINE_POWEROFF.
  */
 #ifndef CORE_DEV_ACPI_DEV_H
 #define CORE_DEV_ACPI_DEV_H

@@ -2,6 +2,10 @@
 /*
  * A device: a name, its registers on the buses, and its life. Every device saves and loads.
  * Devices live in a list of the machine; core/dev/device.c resets, saves and loads them in order.
+ *
+ * Lock rule: reset, save and load (and the _all functions) with the board lock held, because timers
+ * and back ends go on while the processors stand still. remove without it: it waits for callbacks
+ * that take it.
  */
 #ifndef CORE_DEV_DEVICE_H
 #define CORE_DEV_DEVICE_H

@@ -112,16 +112,40 @@ static void set_line(struct irqchip *chip, u32 gsi, bool level) {
     ioapic_set_line(&chip->ioapic, gsi == GSI_PIT ? PIN_PIT : gsi, level);
 }
 
-void irq_set(struct irqchip *chip, u32 gsi, bool level) {
-    if (gsi >= MAX_PINS) {
-        return;
+/* Devices repeat levels freely; only a change is worth a lock, or a call into the kernel. Each line
+ * has one driver, so nobody else changes its bit meanwhile. */
+static bool unchanged(const struct irqchip *chip, u32 gsi, bool level) {
+    u32 bit = 1u << gsi;
+    u32 lines = __atomic_load_n(&chip->lines, __ATOMIC_ACQUIRE);
+    return (__atomic_load_n(&chip->lines_known, __ATOMIC_ACQUIRE) & bit) &&
+           !(lines & bit) == !level;
+}
+
+static void remember(struct irqchip *chip, u32 gsi, bool level) {
+    u32 bit = 1u << gsi;
+    if (level) {
+        __atomic_fetch_or(&chip->lines, bit, __ATOMIC_RELEASE);
+    } else {
+        __atomic_fetch_and(&chip->lines, ~bit, __ATOMIC_RELEASE);
     }
-    if (chip->in_engine) {
-        chip->vm->ops->irq_line(chip->vm, gsi, level);
+    __atomic_fetch_or(&chip->lines_known, bit, __ATOMIC_RELEASE);
+}
+
+static void forget_lines(struct irqchip *chip) {
+    __atomic_store_n(&chip->lines_known, 0, __ATOMIC_RELEASE);
+}
+
+void irq_set(struct irqchip *chip, u32 gsi, bool level) {
+    if (gsi >= MAX_PINS || unchanged(chip, gsi, level)) {
         return;
     }
     lock(chip);
-    set_line(chip, gsi, level);
+    remember(chip, gsi, level);
+    if (chip->in_engine) {
+        chip->vm->ops->irq_line(chip->vm, gsi, level);
+    } else {
+        set_line(chip, gsi, level);
+    }
     unlock(chip);
 }
 
@@ -349,6 +373,7 @@ void irqchip_destroy(struct irqchip *chip) {
 }
 
 void irqchip_reset(struct irqchip *chip) {
+    forget_lines(chip);
     if (chip->in_engine) {
         return;
     }
@@ -415,6 +440,7 @@ static int set_models(struct irqchip *chip, const struct irqchip_state *state) {
 }
 
 int irqchip_set(struct irqchip *chip, const struct irqchip_state *state) {
+    forget_lines(chip);
     if (chip->in_engine) {
         return chip->vm->ops->irqchip_set(chip->vm, state);
     }

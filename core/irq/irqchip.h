@@ -42,6 +42,8 @@ struct irqchip {
     u32 count;
     struct lapic *lapic; /* count of them; NULL when in_engine */
     u32 next_lowest;     /* where the search for the lowest priority starts, atomic */
+    u32 lines;           /* levels last set, by GSI, */
+    u32 lines_known;     /* and which of them still hold after a load or reset; atomic, both */
     struct ioapic ioapic;
     struct pic pic;
     struct pit pit;

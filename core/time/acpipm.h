@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI fixed hardware: PM1a event and control blocks, the power-management timer, the reset
- * register. ACPI specification 6.4, sections 4.8.3 and 4.8.4. core/dev/acpi_dev.h makes a device of
- * it.
+ * ACPI fixed hardware: PM1a event and control blocks, the power-management timer. ACPI
+ * specification 6.4, section 4.8.3. core/dev/acpi_dev.h makes a device of it; the reset register,
+ * port 0xcf9, is the PCI host bridge's.
  *
  *   0x600  PM1a_STS, PM1a_EN (16 bits each)     0x604  PM1a_CNT (16)     0x608  PM_TMR (32)
- *   0xcf9  reset register (write 0x06 to reset); part of the PCI configuration ports' range
  *
  * The machine is always in ACPI mode (SMI_CMD 0 in the FADT, SCI_EN reads 1). The only sleep state
  * is S5. No general-purpose events, no RTC wake.
@@ -31,8 +30,8 @@ enum {
     ACPIPM_TMR = 0x608, /* 32 bits wide: set TMR_VAL_EXT */
     ACPIPM_TMR_LEN = 4,
     ACPIPM_SIZE = 16,
-    ACPIPM_SCI_GSI = 9, /* level, active high */
-    ACPIPM_RESET_PORT = 0xcf9,
+    ACPIPM_SCI_GSI = 9,        /* level, active high */
+    ACPIPM_RESET_PORT = 0xcf9, /* for the FADT's RESET_REG */
     ACPIPM_RESET_VALUE = 0x06,
     ACPIPM_S5_SLP_TYP = 5, /* \_S5: Package { 5, 5, 0, 0 } */
 };
@@ -51,14 +50,12 @@ struct acpipm {
     struct host *host;
     struct mutex *lock;
     struct irqchip *irq;
-    struct vtimer timer;           /* next change of the timer's top bit, when enabled */
-    void (*poweroff)(void *ctx);   /* the guest entered S5 */
-    void (*hard_reset)(void *ctx); /* the guest wrote the reset register */
+    struct vtimer timer;         /* next change of the timer's top bit, when enabled */
+    void (*poweroff)(void *ctx); /* the guest entered S5 */
     void *ctx;
     u64 epoch_ns; /* host time at which the timer was 0 */
     u16 status, enable, control;
-    bool top_bit;     /* of the timer when TMR_STS was last brought up to date */
-    u8 reset_control; /* 0xcf9 */
+    bool top_bit; /* of the timer when TMR_STS was last brought up to date */
 };
 
 int acpipm_init(struct acpipm *pm, struct host *host, struct mutex *lock, struct irqchip *irq);
@@ -67,8 +64,6 @@ void acpipm_reset(struct acpipm *pm);
 /* offset from ACPIPM_PORT; size 1, 2 or 4 */
 u32 acpipm_read(struct acpipm *pm, u32 offset, u32 size);
 void acpipm_write(struct acpipm *pm, u32 offset, u32 size, u32 value);
-u8 acpipm_reset_read(struct acpipm *pm);
-void acpipm_reset_write(struct acpipm *pm, u8 value);
 /* A press of the power button. */
 void acpipm_power_button(struct acpipm *pm);
 void acpipm_save(struct acpipm *pm, struct snap_writer *w);

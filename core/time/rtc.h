@@ -26,10 +26,11 @@ struct rtc {
     struct irqchip *irq;
     struct vtimer timer;
     u8 cmos[RTC_CMOS_SIZE]; /* time registers are current only while the clock is stopped */
-    u8 index;               /* bit 7: NMI disable */
-    s64 offset_ns;          /* guest time minus the host's wall clock */
-    u64 periodic_ns;        /* wall time of the last periodic tick that was seen */
-    u64 update_s;           /* guest second of the last update that was seen */
+    u8 index;               /* as written to port 0x70; bit 7: NMI disable */
+    s64 offset_s;           /* guest time minus the host's wall clock: seconds, */
+    u32 offset_ns;          /* and 0..999999999 ns; also the phase of the divider */
+    u64 periodic_ns;        /* phase clock up to which periodic ticks were seen */
+    s64 update_s;           /* guest second up to which updates were seen */
 };
 
 int rtc_init(struct rtc *rtc, struct host *host, struct mutex *lock, struct irqchip *irq);

@@ -25,17 +25,15 @@ typedef void (*vcpu_work_fn)(struct engine_vcpu *vcpu, void *ctx);
 
 struct vcpu_counters {
     u64 exits[EXIT_ERROR + 1]; /* by enum exit_kind */
-    u64 interrupts, nmis, halts;
+    u64 interrupts, nmis;
 };
 
 struct vcpu {
     struct engine_vcpu engine; /* first: engine_vcpu and vcpu convert into each other */
     struct vm *vm;
     struct host_thread *thread;
-    u32 mp_state;    /* enum mp_state; own thread, or any while parked */
-    u32 sipi_page;   /* vector of the last SIPI, atomic */
-    u32 state;       /* VCPU_*, atomic, waited on */
-    bool nmi_queued; /* given to the engine while halted */
+    u32 mp_state; /* enum mp_state; own thread, or any while parked */
+    u32 state;    /* VCPU_*, written under vm->control, waited on */
 
     vcpu_work_fn work; /* under vm->control */
     void *work_ctx;
@@ -55,20 +53,15 @@ static inline struct vcpu *vcpu_of(struct engine_vcpu *ev) {
 void vcpu_thread(void *ctx);
 
 /*
- * Runs fn on the vCPU's thread (the engine contract asks that) and returns when it is done. The
- * machine must be paused, not yet started or stopped; in the latter two cases fn runs on the
- * caller's thread. Not from a vCPU thread.
+ * Runs fn on the vCPU's thread (the engine contract asks that) between two instructions, the
+ * machine paused meanwhile, and returns when it is done. Before the start and after the stop fn
+ * runs on the caller's thread. Not from a vCPU thread.
  */
 void vcpu_call(struct vcpu *vcpu, vcpu_work_fn fn, void *ctx);
 
 /* Complete state incl. mp_state, by vcpu_call. mask: STATE_*. */
 int vcpu_state_get(struct vcpu *vcpu, u64 mask, struct cpu_state *state);
 int vcpu_state_set(struct vcpu *vcpu, u64 mask, const struct cpu_state *state);
-
-/* What local APICs call on behalf of others; any thread. SIPI: page 0..255. */
-void vcpu_init_signal(struct engine_vcpu *vcpu);
-void vcpu_sipi_signal(struct engine_vcpu *vcpu, u8 page);
-void vcpu_nmi_signal(struct engine_vcpu *vcpu);
 
 /* Registers for a person, several lines through the log; on the vCPU's thread or by vcpu_call. */
 void vcpu_log_registers(struct vcpu *vcpu, enum log_level level);

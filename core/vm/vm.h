@@ -45,8 +45,11 @@ struct vm_stop {
     char text[200]; /* for a person: "guest powered off" */
 };
 
-/* Set by the debugger: told on the vCPU's thread that it met EXIT_DEBUG; all vCPUs are being
- * paused on its behalf (it owes a vm_resume). Returns false when it does not want the event. */
+/*
+ * Set by the debugger: told on the vCPU's thread that it met EXIT_DEBUG. True: it takes the event;
+ * all vCPUs are being paused on its behalf and it owes a vm_resume. False: a breakpoint of the
+ * guest's own, which gets its #BP or #DB.
+ */
 typedef bool (*vm_debug_fn)(void *ctx, struct vcpu *vcpu, const struct vm_exit *exit);
 
 struct vm_params {
@@ -56,6 +59,7 @@ struct vm_params {
     u64 memory; /* bytes */
     u64 tsc_hz; /* 0: the host's */
     u32 trace;
+    const struct engine_caps *caps; /* what the engine's probe said; NULL: it is asked */
 };
 
 struct vm {
@@ -75,10 +79,12 @@ struct vm {
     struct vcpu *vcpus; /* vcpu_count of them */
     struct engine_vcpu **engine_vcpus;
     u32 vcpu_count;
-    u32 created; /* vCPUs that the engine knows: unwinding */
+    u32 created;         /* vCPUs that the engine knows: unwinding */
+    bool engine_created; /* likewise */
 
+    struct mutex calls;   /* one vcpu_call at a time; outermost */
     struct mutex control; /* pause, resume, work; outside the board lock */
-    u32 pause_count;      /* > 0: vCPUs park */
+    u32 pause_count;      /* > 0: vCPUs park; written under control */
     u32 park_word;    /* changes with each resume, work item and stop: parked vCPUs wait on it */
     u32 stopping;     /* set once, atomic */
     u32 stopped_word; /* 1 when every vCPU thread is about to exit: vm_wait waits on it */
@@ -109,8 +115,14 @@ int vm_start(struct vm *vm, struct err *err);
 /* Nested. pause returns when every vCPU stands still between two instructions. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
+/* The first half of vm_pause: does not wait. Any thread, a vCPU's too. */
+void vm_pause_begin(struct vm *vm);
 
-/* Asks the machine to end; the first reason wins. Any thread, any lock. */
+/* All processors to their state after RESET. */
+int vm_reset_vcpus(struct vm *vm);
+
+/* Asks the machine to end; the first reason wins. Any thread, any lock. code: the status for
+ * STOP_EXIT_CODE, the vCPU for STOP_TRIPLE_FAULT and STOP_ERROR. */
 void vm_stop(struct vm *vm, enum vm_stop_reason reason, int code, const char *text);
 /* device_env.request: enum machine_request. */
 void vm_request(void *vm, int request, int code);
@@ -121,10 +133,11 @@ bool vm_wait(struct vm *vm, u64 deadline_ns);
 struct vm_stop vm_stop_get(struct vm *vm);
 
 /*
- * The whole machine but RAM: vCPUs, interrupt chips, devices. Paused (or not started). load leaves
- * the machine in reset state when it fails with -ERR_FORMAT; the caller then stops it.
+ * The whole machine but RAM: vCPUs, interrupt chips, devices; pauses it meanwhile. load leaves the
+ * machine in reset state when it fails; the caller then stops it. RAM is loaded before: devices
+ * look into it.
  */
-void vm_save(struct vm *vm, struct snap_writer *w);
+int vm_save(struct vm *vm, struct snap_writer *w);
 int vm_load(struct vm *vm, struct snap_reader *r, struct err *err);
 
 #endif

@@ -78,9 +78,12 @@ typedef u32 (*stub_fn)(struct soft_vcpu *c, void *mem, const u32 *host_mxcsr);
 
 struct soft_vec {
     struct vec_pool *pool;
+    struct host *host;
+    u32 index; /* of this vCPU */
     u32 host_mxcsr;
-    bool x87_live; /* the guest's x87 and MMX registers are in the real unit */
-    u32 scratch;   /* next scratch slot of this vCPU (vec_pool.c) */
+    u32 mxcsr_mask; /* bits that LDMXCSR may set */
+    bool x87_live;  /* the guest's x87 and MMX registers are in the real unit */
+    u32 scratch;    /* next scratch slot of this vCPU (vec_pool.c) */
     /* Of the last x87 instruction that is not a control instruction, when x87_live. */
     u64 fip, fdp;
     u16 fop;
@@ -91,7 +94,7 @@ struct soft_vec {
 };
 
 /* vec_pool.c: executable copy of a stub; NULL when the pool is full. Any vCPU thread. */
-stub_fn vec_pool_get(struct vec_pool *pool, const u8 *code, u32 len);
+stub_fn vec_pool_get(struct soft_vcpu *c, const u8 *code, u32 len);
 /* The same in a slot of this vCPU, good until SCRATCH_SLOTS more were asked for. */
 stub_fn vec_pool_scratch(struct soft_vcpu *c, const u8 *code, u32 len);
 
@@ -112,15 +115,39 @@ static inline void vec_x87_need(struct soft_vcpu *c) {
 /* Raises #MF when an unmasked x87 exception is pending in the unit. */
 void vec_x87_pending(struct soft_vcpu *c);
 
-bool vec_bind_env(struct bind *b);   /* vec_env.c */
-bool vec_bind_mask(struct bind *b);  /* vec_mask.c */
-bool vec_bind_xsave(struct bind *b); /* xsave.c */
+bool vec_bind_env(struct bind *b); /* vec_env.c */
+u16 x87_summary(u16 fsw, u16 fcw); /* FSW with ES and B as flags and masks say */
+void vec_x87_init(u8 *xsave);      /* the XSAVE image's x87 part becomes initial */
 
-/* vec.c: the memory operand. */
-void *vec_mem_read(struct soft_vcpu *c, const struct uop *u, u32 size, u64 linear);
-/* Faults unless [linear, linear+size) may be written; then soft_lin_write cannot fault. */
-void vec_probe_write(struct soft_vcpu *c, u64 linear, u32 size);
+bool vec_bind_mask(struct bind *b); /* vec_mask.c */
+/* xsave.c: FXSAVE, FXRSTOR, the XSAVE family, LDMXCSR, STMXCSR; #UD and #NM included. */
+bool vec_is_xsave(u16 id);
+bool vec_bind_xsave(struct bind *b);
+uop_fn vec_ud(void); /* handlers that raise */
+uop_fn vec_nm(void);
+
+/* vec.c */
+const struct insn_operand *vec_mem_operand(const struct insn *insn); /* NULL: none */
+/* Finds or makes the stub; false when the form has none. */
+bool vec_bind_stub(struct bind *b);
+stub_fn vec_stub_slow(struct soft_vcpu *c, const struct uop *u);
+/* Where the stub finds [linear, linear+size): guest RAM itself, or the bounce buffer filled. */
+void *vec_mem_read(struct soft_vcpu *c, u64 linear, u32 size);
+/* Raises what a stub has reported. */
 _Noreturn void vec_stub_fault(struct soft_vcpu *c, u32 status);
+
+/* uop.dst: the form's memory operand must be aligned to its size, uop.opsize. */
+static inline void vec_align_check(struct soft_vcpu *c, const struct uop *u, u64 linear) {
+    if (u->dst && UNLIKELY(linear & (u->opsize - 1u))) {
+        soft_gp(c, 0);
+    }
+}
+
+static inline stub_fn vec_stub(struct soft_vcpu *c, const struct uop *u) {
+    stub_fn fn;
+    memcpy(&fn, &u->aux, sizeof(fn));
+    return LIKELY(fn != NULL) ? fn : vec_stub_slow(c, u);
+}
 
 static inline u8 *vec_xmm(struct soft_vcpu *c, u32 n) {
     return c->s.xsave + XS_XMM + 16 * n;

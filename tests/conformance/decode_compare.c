@@ -265,6 +265,12 @@ static const char *compare_implied_memory(const struct insn *a, const ZydisDecod
     return NULL;
 }
 
+/* They end in #UD: only length, identity and the address of their memory are compared. */
+static const u64 never_offered = BIT(FEATURE_VMX) | BIT(FEATURE_SVM) | BIT(FEATURE_SMX) |
+                                 BIT(FEATURE_SGX) | BIT(FEATURE_WAITPKG) | BIT(FEATURE_CET) |
+                                 BIT(FEATURE_UINTR) | BIT(FEATURE_HRESET) | BIT(FEATURE_RTM) |
+                                 BIT(FEATURE_ENQCMD) | BIT(FEATURE_OTHER);
+
 /* Nothing uses the operands of these; Zydis gives some of them a second one or a fixed size. */
 static bool unused_operands(const struct insn *a) {
     return a->id == INSN_NOP || a->id == INSN_UD0 || a->id == INSN_UD1;
@@ -290,7 +296,7 @@ static bool extra_st0(const struct insn *a, const ZydisDecodedInstruction *b,
 static const char *compare_operands(const struct insn *a, const ZydisDecodedInstruction *b,
                                     const ZydisDecodedOperand *z) {
     u8 nth_imm = 0, i = 0;
-    if (unused_operands(a))
+    if (unused_operands(a) || (a->cpuid & never_offered))
         return compare_unused(a, b, z);
     for (u8 k = 0; k < b->operand_count_visible; k++) {
         if (z[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
@@ -307,7 +313,8 @@ static const char *compare_operands(const struct insn *a, const ZydisDecodedInst
         nth_imm = (u8)(nth_imm + (a->op[i].kind == OPERAND_IMM));
         i++;
     }
-    if (a->id == INSN_SHA256RNDS2 && i == 2)
+    if (i == 2 && a->operand_count == 3 && a->op[2].reg_class == REG_XMM &&
+        (a->op[2].flags & OPERAND_IMPLICIT))
         return NULL; /* <XMM0> is in the manual's syntax, and hidden in Zydis */
     return i == a->operand_count ? NULL : "operand count";
 }
@@ -315,17 +322,11 @@ static const char *compare_operands(const struct insn *a, const ZydisDecodedInst
 /* --- implicit registers, flags
  * ---------------------------------------------------------------------- */
 
-/* Their implicit registers are not listed: they end in #UD. */
-static const u64 never_offered = BIT(FEATURE_VMX) | BIT(FEATURE_SVM) | BIT(FEATURE_SMX) |
-                                 BIT(FEATURE_SGX) | BIT(FEATURE_WAITPKG) | BIT(FEATURE_CET) |
-                                 BIT(FEATURE_UINTR) | BIT(FEATURE_HRESET) | BIT(FEATURE_RTM) |
-                                 BIT(FEATURE_OTHER);
-
 static const char *compare_hidden(const struct insn *a, const ZydisDecodedInstruction *b,
                                   const ZydisDecodedOperand *z) {
     u16 read = 0, write = 0;
-    if (a->cpuid & never_offered)
-        return NULL;
+    if ((a->cpuid & never_offered) || a->id == INSN_MOVDIR64B)
+        return NULL; /* MOVDIR64B: the register that holds the address is an operand here */
     for (u8 i = 0; i < b->operand_count; i++) {
         bool hidden = z[i].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
                       (implied_memory(a) && z[i].visibility == ZYDIS_OPERAND_VISIBILITY_IMPLICIT);
@@ -349,6 +350,8 @@ static const char *compare_hidden(const struct insn *a, const ZydisDecodedInstru
 static const char *compare_flags(const struct insn *a, const ZydisDecodedInstruction *b) {
     const ZydisAccessedFlags *f = b->cpu_flags;
     u64 read = 0, write = 0;
+    if (a->cpuid & never_offered)
+        return NULL;
     if (f) {
         read = f->tested & FLAG_ARITH;
         write = (f->modified | f->set_0 | f->set_1 | f->undefined) & FLAG_ARITH;
@@ -377,6 +380,8 @@ static const char *compare_valid(const struct compare *c, const struct insn *a,
     if (!what && (b->meta.category == ZYDIS_CATEGORY_STRINGOP) != !!(a->flags & INSN_STRING) &&
         b->meta.category != ZYDIS_CATEGORY_IOSTRINGOP)
         what = "string category";
+    if (a->cpuid & never_offered)
+        return what;
     if (!what && !!(b->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != !!(a->flags & INSN_PRIVILEGED))
         what = "privilege";
     if (!what && !(b->attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK) != !(a->flags & INSN_LOCKABLE) &&
@@ -406,6 +411,16 @@ static const char *explain_ours_invalid(const ZydisDecodedInstruction *b) {
         return "AVX-512 mask instructions";
     if (!strncmp(set, "AMX", 3))
         return "AMX";
+    if (!strncmp(set, "VIA_", 4) || !strncmp(set, "PADLOCK", 7))
+        return "VIA PadLock";
+    if (!strcmp(set, "TDX"))
+        return "TDX";
+    if (!strncmp(set, "KEYLOCKER", 9))
+        return "Key Locker";
+    if (!strncmp(set, "AMD_INVLPGB", 11) || !strcmp(set, "SNP") || !strcmp(set, "MCOMMIT"))
+        return "AMD system instructions";
+    if (!strcmp(set, "XOP") || !strcmp(set, "TBM") || !strcmp(set, "LWP"))
+        return "XOP";
     if (b->mnemonic == ZYDIS_MNEMONIC_FEMMS)
         return "3DNow!";
     if (b->meta.isa_set == ZYDIS_ISA_SET_FMA4)
@@ -416,8 +431,17 @@ static const char *explain_ours_invalid(const ZydisDecodedInstruction *b) {
 }
 
 static bool saves_flags(const struct insn *a) {
-    return a->id == INSN_SYSCALL || a->id == INSN_INT || a->id == INSN_INT3 ||
-           a->id == INSN_INT1 || a->id == INSN_INTO;
+    return a->id == INSN_SYSCALL || a->id == INSN_INT || a->id == INSN_INT3 || a->id == INSN_INT1 ||
+           a->id == INSN_INTO;
+}
+
+static bool vector_test(const struct insn *a) {
+    return a->id == INSN_VPTEST || a->id == INSN_VTESTPS || a->id == INSN_VTESTPD;
+}
+
+static bool no_base(const struct insn *a) {
+    return (a->rex & 1) && (a->prefixes & PREFIX_ADDRSIZE) && (a->modrm & 0xc7) == 4 &&
+           (a->sib & 7) == 5;
 }
 
 static const char *explain(const struct insn *a, const ZydisDecodedInstruction *b,
@@ -428,6 +452,13 @@ static const char *explain(const struct insn *a, const ZydisDecodedInstruction *
         return "MPX";
     if (a->id == INSN_NOP && b->mnemonic == ZYDIS_MNEMONIC_CLDEMOTE)
         return "CLDEMOTE is a hint";
+    if (a->id == INSN_NOP &&
+        (b->mnemonic == ZYDIS_MNEMONIC_RDSSPD || b->mnemonic == ZYDIS_MNEMONIC_RDSSPQ))
+        return "RDSSP is a NOP without CET";
+    if (!strcmp(what, "segment") && (b->attributes & ZYDIS_ATTRIB_HAS_NOTRACK))
+        return "3E on indirect branches";
+    if (!strcmp(what, "base") && no_base(a))
+        return "67, REX.B and no base";
     if (!strcmp(what, "flags read") && saves_flags(a))
         return "flags that an event saves";
     if (!strcmp(what, "flags read") && (a->flags & INSN_STRING))
@@ -435,6 +466,10 @@ static const char *explain(const struct insn *a, const ZydisDecodedInstruction *
     if (!strcmp(what, "read action") && (a->flags & INSN_SSE) && a->op[0].reg_class == REG_XMM &&
         (a->op[0].flags & OPERAND_READ))
         return "merging writes";
+    if (!strcmp(what, "flags written") && vector_test(a))
+        return "flags of VPTEST and VTESTP";
+    if (!strcmp(what, "privilege") && a->id == INSN_LGDT)
+        return "LGDT is privileged";
     if (!strcmp(what, "memory size") && a->id == INSN_MOVSXD && a->opsize == 2)
         return "MOVSXD r16, r/m16";
     return NULL;
