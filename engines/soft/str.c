@@ -316,6 +316,19 @@ static bool gives_way(const struct soft_vcpu *c) {
            __atomic_load_n(&c->request, __ATOMIC_RELAXED);
 }
 
+/* With 32-bit addresses a count of zero still clears the upper half of RCX, and MOVS and STOS
+ * those of the pointers: what processors do, and what KVM's emulator does after them. */
+static void zero_count(struct soft_vcpu *c, const struct uop *u) {
+    u16 id = u->insn->id;
+    soft_gpr_set(c, GPR_RCX, u->addrsize, 0);
+    if (id == INSN_MOVS) {
+        soft_gpr_set(c, GPR_RSI, u->addrsize, c->s.gpr[GPR_RSI]);
+    }
+    if (id == INSN_MOVS || id == INSN_STOS) {
+        soft_gpr_set(c, GPR_RDI, u->addrsize, c->s.gpr[GPR_RDI]);
+    }
+}
+
 bool str_repeat(struct soft_vcpu *c, const struct uop *u, str_chunk_fn chunk) {
     bool stop = false;
     if (u->src == STR_ONCE) {
@@ -323,7 +336,12 @@ bool str_repeat(struct soft_vcpu *c, const struct uop *u, str_chunk_fn chunk) {
         return true;
     }
     u64 count = str_reg(c, u, GPR_RCX);
+    if (UNLIKELY(!count)) {
+        zero_count(c, u);
+    }
+    u64 flags = c->aflags; /* a fault in CMPS or SCAS shows the flags from before */
     while (count) {
+        c->aflags = flags;
         count -= chunk(c, u, c->one ? 1 : count, &stop);
         soft_gpr_set(c, GPR_RCX, u->addrsize, count);
         if (stop) {

@@ -38,7 +38,7 @@ struct area {
     u64 rfbm;
     bool wide; /* REX.W: 64-bit FIP and FDP */
     bool mode64;
-    u64 compact; /* component bitmap of the compacted format, 0: standard */
+    u64 compact; /* XCOMP_BV with bit 63 for the compacted format, 0: standard */
 };
 
 static const struct cpuid_policy *policy(const struct soft_vcpu *c) {
@@ -301,7 +301,7 @@ static void xsave_compact(struct soft_vcpu *c, const struct uop *u) {
     u8 header[16];
     area_begin(&a, c, u, 64, ACCESS_WRITE);
     a.rfbm = edx_eax(c) & c->s.xcr0;
-    a.compact = a.rfbm;
+    a.compact = a.rfbm | XCOMP_COMPACT;
     u64 used = in_use(c) | (get32(c->s.xsave + XS_MXCSR) != MXCSR_DEFAULT ? XCR0_SSE : 0);
     used &= a.rfbm;
     save_components(&a, used);
@@ -309,7 +309,7 @@ static void xsave_compact(struct soft_vcpu *c, const struct uop *u) {
         save_mxcsr(&a);
     }
     put64(header, used);
-    put64(header + 8, XCOMP_COMPACT | a.rfbm);
+    put64(header + 8, a.compact);
     area_write(&a, XS_BV, header, sizeof(header));
     NEXT(c, u);
 }
@@ -343,7 +343,7 @@ static void check_header(struct area *a, struct restore *r, bool supervisor) {
     if (bad) {
         soft_gp(c, 0);
     }
-    a->compact = compact ? comp & ~XCOMP_COMPACT : 0;
+    a->compact = comp; /* 0 in the standard format */
     r->load = bv & a->rfbm;
     r->mxcsr = compact ? (r->load & XCR0_SSE) != 0 : (a->rfbm & (XCR0_SSE | XCR0_AVX)) != 0;
 }
