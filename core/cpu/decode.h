@@ -86,7 +86,7 @@ enum { MEM_NONE = 0xff, MEM_RIP = 0xfe };
 #define PREFIX_REX      BIT(6)
 
 /* What sets an instruction apart for those who execute or translate it; from the tables. */
-#define INSN_PRIVILEGED   BIT(0) /* #GP(0) when CPL is not 0 */
+#define INSN_PRIVILEGED   BIT(0) /* #GP(0) when CPL is not 0; not where #UD would come first */
 #define INSN_BRANCH       BIT(1) /* may change RIP other than by its length */
 #define INSN_ENDS_BLOCK   BIT(2) /* changes mode, mappings, interrupts or control flow */
 #define INSN_READS_FLAGS  BIT(3) /* any arithmetic flag */

@@ -2,7 +2,8 @@
 /*
  * What follows from an instruction's identity alone: privilege, control flow, string and I/O
  * nature, and the arithmetic flags read and written (SDM volume 1, appendix A). Writing includes
- * leaving a flag undefined.
+ * leaving a flag undefined. Privileged are those for which CPL is looked at before anything that
+ * could raise #UD; not CLAC, STAC, MONITOR, MWAIT, SYSRET, XSETBV, LLDT and LTR.
  */
 #include "core/cpu/decode_tab.h"
 
@@ -47,19 +48,19 @@ const struct insn_props decode_props[INSN_COUNT] = {
     P(JCC, BR, 0, 0), P(JCXZ, BR, 0, 0), P(LOOP, BR, 0, 0), P(LOOPE, BR, ZF, 0), P(LOOPNE, BR, ZF, 0),
     P(JMP, BR, 0, 0), P(JMP_FAR, BR, 0, 0), P(CALL, BR, 0, 0), P(CALL_FAR, BR, 0, 0), P(RET, BR, 0, 0),
     P(RET_FAR, BR, 0, 0), P(IRET, BR, 0, ALL), P(INT, BR, ALL, 0), P(INT3, BR, ALL, 0), P(INT1, BR, ALL, 0),
-    P(INTO, BR, ALL, 0), P(SYSCALL, BR, ALL, ALL), P(SYSRET, BR | PRIV, 0, ALL), P(SYSENTER, BR, 0, 0),
+    P(INTO, BR, ALL, 0), P(SYSCALL, BR, ALL, ALL), P(SYSRET, BR, 0, ALL), P(SYSENTER, BR, 0, 0),
     P(SYSEXIT, BR | PRIV, 0, 0), P(UD0, ENDS, 0, 0), P(UD1, ENDS, 0, 0), P(UD2, ENDS, 0, 0),
     P(XBEGIN, BR, 0, 0), P(XABORT, BR, 0, 0), P(XEND, ENDS, 0, 0), P(XTEST, 0, 0, ALL), P(RSM, BR, 0, ALL),
     P(UIRET, BR, 0, ALL),
     /* system */
     P(HLT, PRIV | ENDS, 0, 0), P(CLI, ENDS, 0, 0), P(STI, ENDS, 0, 0), P(CLTS, PRIV | ENDS, 0, 0),
-    P(CLAC, PRIV | ENDS, 0, 0), P(STAC, PRIV | ENDS, 0, 0), P(INVD, PRIV | ENDS, 0, 0), P(WBINVD, PRIV | ENDS, 0, 0),
+    P(CLAC, ENDS, 0, 0), P(STAC, ENDS, 0, 0), P(INVD, PRIV | ENDS, 0, 0), P(WBINVD, PRIV | ENDS, 0, 0),
     P(INVLPG, PRIV | ENDS, 0, 0), P(INVPCID, PRIV | ENDS, 0, 0), P(LGDT, PRIV | ENDS, 0, 0),
-    P(LIDT, PRIV | ENDS, 0, 0), P(LLDT, PRIV | ENDS, 0, 0), P(LTR, PRIV | ENDS, 0, 0), P(LMSW, PRIV | ENDS, 0, 0),
-    P(SWAPGS, PRIV, 0, 0), P(RDMSR, PRIV, 0, 0), P(WRMSR, PRIV | ENDS, 0, 0), P(XSETBV, PRIV | ENDS, 0, 0),
+    P(LIDT, PRIV | ENDS, 0, 0), P(LLDT, ENDS, 0, 0), P(LTR, ENDS, 0, 0), P(LMSW, PRIV | ENDS, 0, 0),
+    P(SWAPGS, PRIV, 0, 0), P(RDMSR, PRIV, 0, 0), P(WRMSR, PRIV | ENDS, 0, 0), P(XSETBV, ENDS, 0, 0),
     P(XSAVES, PRIV, 0, 0), P(XSAVES64, PRIV, 0, 0), P(XRSTORS, PRIV | ENDS, 0, 0), P(XRSTORS64, PRIV | ENDS, 0, 0),
-    P(XRSTOR, ENDS, 0, 0), P(XRSTOR64, ENDS, 0, 0), P(WRPKRU, ENDS, 0, 0), P(MONITOR, PRIV, 0, 0),
-    P(MWAIT, PRIV | ENDS, 0, 0), P(CPUID, 0, 0, 0), P(SERIALIZE, ENDS, 0, 0),
+    P(XRSTOR, ENDS, 0, 0), P(XRSTOR64, ENDS, 0, 0), P(WRPKRU, ENDS, 0, 0), P(MONITOR, 0, 0, 0),
+    P(MWAIT, ENDS, 0, 0), P(CPUID, 0, 0, 0), P(SERIALIZE, ENDS, 0, 0),
     P(LAR, 0, 0, ZF), P(LSL, 0, 0, ZF), P(VERR, 0, 0, ZF), P(VERW, 0, 0, ZF), P(ARPL, 0, 0, ZF),
     P(WRFSBASE, ENDS, 0, 0), P(WRGSBASE, ENDS, 0, 0), P(PAUSE, 0, 0, 0),
     /* never offered */

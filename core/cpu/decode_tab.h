@@ -60,14 +60,14 @@ enum spec_kind {
     SPEC_ST,   /* ST(i), modrm rm */
     SPEC_MMRM, /* modrm r/m: MMX register or memory */
     SPEC_MMREG,
-    SPEC_VSIB,  /* memory with a vector index; value 1: the index is XMM whatever VEX.L */
+    SPEC_VSIB, /* memory with a vector index; value 1: the index is XMM whatever VEX.L */
     SPEC_LAST_ENCODED = SPEC_VSIB, /* up to here from opcode, modrm and VEX alone */
     SPEC_IS4,                      /* register in bits 7:4 of an immediate byte */
     SPEC_FIXED,                    /* the register in spec.value */
-    SPEC_MOFFS, /* absolute address */
-    SPEC_IMM,   /* immediate, zero-extended */
-    SPEC_SIMM,  /* immediate, sign-extended */
-    SPEC_ONE,   /* the constant 1 */
+    SPEC_MOFFS,                    /* absolute address */
+    SPEC_IMM,                      /* immediate, zero-extended */
+    SPEC_SIMM,                     /* immediate, sign-extended */
+    SPEC_ONE,                      /* the constant 1 */
     SPEC_REL,
     SPEC_FAR,
 };

@@ -444,6 +444,15 @@ static bool no_base(const struct insn *a) {
            (a->sib & 7) == 5;
 }
 
+static bool undefined_first(const struct insn *a) {
+    static const u16 ids[] = {INSN_CLAC,   INSN_STAC,   INSN_MONITOR, INSN_MWAIT,
+                              INSN_SYSRET, INSN_XSETBV, INSN_LLDT,    INSN_LTR};
+    for (u32 i = 0; i < ARRAY_LEN(ids); i++)
+        if (a->id == ids[i])
+            return true;
+    return false;
+}
+
 static const char *explain(const struct insn *a, const ZydisDecodedInstruction *b,
                            const char *what) {
     if (a->id == INSN_INVALID && b->length)
@@ -468,6 +477,8 @@ static const char *explain(const struct insn *a, const ZydisDecodedInstruction *
         return "merging writes";
     if (!strcmp(what, "flags written") && vector_test(a))
         return "flags of VPTEST and VTESTP";
+    if (!strcmp(what, "privilege") && undefined_first(a))
+        return "privileged, but #UD comes first";
     if (!strcmp(what, "privilege") && a->id == INSN_LGDT)
         return "LGDT is privileged";
     if (!strcmp(what, "memory size") && a->id == INSN_MOVSXD && a->opsize == 2)

@@ -387,6 +387,8 @@ static void test_flags(void **state) {
     assert_true(a.flags & INSN_FLAGS_COND);
     a = check(64, "0f 01 10", "lgdt tbyte ptr [rax]");
     assert_true(a.flags & INSN_PRIVILEGED);
+    a = check(64, "0f 01 cb", "stac"); /* #UD, not #GP, outside ring 0 */
+    assert_false(a.flags & INSN_PRIVILEGED);
     a = check(64, "66 0f 6f 00", "movdqa xmm0, xmmword ptr [rax]");
     assert_true(a.flags & INSN_ALIGNED);
     assert_true(a.flags & INSN_SSE);
