@@ -34,6 +34,8 @@ struct vcpu {
     struct host_thread *thread;
     u32 mp_state; /* enum mp_state; own thread, or any while parked */
     u32 state;    /* VCPU_*, written under vm->control, waited on */
+    u32 hold;     /* debugger: stays parked while others run; written while paused, atomic */
+    bool quiet;   /* debugger: takes no interrupts while it steps; written while paused */
 
     vcpu_work_fn work; /* under vm->control */
     void *work_ctx;

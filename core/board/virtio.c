@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtio devices of a PC: on PCI, or in windows of 4 KiB from 0xc0001000 with a GSI each. Which
+ * GSIs: those that no ISA device, the SCI or PCI uses, ISA ones first because kernels without an
+ * IOAPIC reach only these.
+ */
+#include "core/base/fmt.h"
+#include "core/board/pc_int.h"
+#include "core/virtio/blk.h"
+#include "core/virtio/console.h"
+#include "core/virtio/net.h"
+#include "core/virtio/rng.h"
+#include "core/virtio/vmmio.h"
+#include "core/virtio/vpci.h"
+
+#define WINDOWS_BASE 0xc0001000ull
+
+static const u8 window_gsis[] = {5, 6, 7, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 13, 12};
+
+_Static_assert(sizeof(window_gsis) <= PLATFORM_MAX_MMIO, "every GSI has a window");
+
+/* --- doorbells ---------------------------------------------------------------------------------
+ */
+
+/* Board lock held. A doorbell that the engine refuses costs an exit per notification, no more. */
+static void doorbell(void *ctx, const struct virtio_doorbell *bell, bool add) {
+    struct vm *vm = ctx;
+    const struct engine_ops *ops = vm->engine.ops;
+    int rc = add ? ops->doorbell_add(&vm->engine, true, bell->address, bell->size, bell->has_match,
+                                     bell->match, bell->fn, bell->ctx)
+                 : ops->doorbell_remove(&vm->engine, true, bell->address, bell->size,
+                                        bell->has_match, bell->match);
+    TRACE(&vm->trace, TRACE_VIRTIO, "doorbell %s at 0x%llx: %s", add ? "added" : "removed",
+          (unsigned long long)bell->address, err_name(rc));
+}
+
+/* --- transports --------------------------------------------------------------------------------
+ */
+
+static struct device *attach_mmio(struct pc *pc, struct virtio_device *vdev, struct err *err) {
+    struct platform *plat = &pc->plat;
+    u32 n = plat->mmio_count;
+    if (n == sizeof(window_gsis)) {
+        ERR_SET(err, ERR_RANGE, "more than %u virtio devices on MMIO: put some on PCI",
+                (u32)sizeof(window_gsis));
+        return NULL;
+    }
+    struct platform_mmio m = {.base = WINDOWS_BASE + (u64)n * VIRTIO_MMIO_SIZE,
+                              .size = VIRTIO_MMIO_SIZE,
+                              .gsi = window_gsis[n]};
+    struct device *dev = virtio_mmio_attach(&pc->vm->env, vdev, m.base, m.gsi, err);
+    if (dev) {
+        plat->mmio[plat->mmio_count++] = m;
+    }
+    return dev;
+}
+
+/* Takes vdev over, also when it fails. */
+static int attach(struct pc *pc, const struct machine_config *cfg, struct virtio_device *vdev,
+                  enum device_transport transport, const char *id, struct err *err) {
+    struct vm *vm = pc->vm;
+    if (!vdev) {
+        return ERR_SET(err, ERR_NOMEM, "%s cannot be created", id);
+    }
+    if (transport == TRANSPORT_DEFAULT) {
+        transport = cfg->transport == TRANSPORT_MMIO ? TRANSPORT_MMIO : TRANSPORT_PCI;
+    }
+    struct device *dev = transport == TRANSPORT_MMIO
+                             ? attach_mmio(pc, vdev, err)
+                             : virtio_pci_attach(&pc->host, vdev, PCI_SLOT_AUTO, err);
+    if (!dev) {
+        vdev->ops->destroy(vdev);
+        return ERR_SET(err, ERR_RANGE, "%s: no place on the bus", id);
+    }
+    if ((vm->caps & ENGINE_CAP_DOORBELL) && !cfg->no_doorbell) {
+        mutex_lock(vm->host, &vm->lock);
+        virtio_set_doorbell_hook(vdev, doorbell, vm);
+        mutex_unlock(vm->host, &vm->lock);
+    }
+    return device_add(&vm->devices, dev, id);
+}
+
+/* --- devices -----------------------------------------------------------------------------------
+ */
+
+static int add_disk(struct pc *pc, const struct machine_config *cfg, u32 i, struct err *err) {
+    const struct disk_config *d = &cfg->disk[i];
+    char id[16], serial[21];
+    fmt_str(id, sizeof(id), "disk%u", i);
+    fmt_str(serial, sizeof(serial), "sosia-disk%u", i);
+    struct virtio_blk_opts opts = {.serial = d->serial[0] ? d->serial : serial,
+                                   .readonly = d->readonly};
+    struct virtio_device *vdev = virtio_blk_create(&pc->vm->env, d->backend, &opts, err);
+    return attach(pc, cfg, vdev, d->transport, id, err);
+}
+
+static int add_net(struct pc *pc, const struct machine_config *cfg, u32 i, struct err *err) {
+    static const u8 none[6] = {0};
+    const struct net_config *n = &cfg->net[i];
+    struct virtio_net_opts opts = {.mac = {0x52, 0x54, 0x00, 0x50, 0x1a, (u8)i}, .mtu = n->mtu};
+    char id[16];
+    fmt_str(id, sizeof(id), "net%u", i);
+    if (memcmp(n->mac, none, sizeof(none)) != 0) {
+        memcpy(opts.mac, n->mac, sizeof(opts.mac));
+    }
+    struct virtio_device *vdev = virtio_net_create(&pc->vm->env, n->backend, &opts, err);
+    return attach(pc, cfg, vdev, n->transport, id, err);
+}
+
+int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *err) {
+    struct device_env *env = &pc->vm->env;
+    int rc = 0;
+    for (u32 i = 0; i < cfg->disk_count && !rc; i++) {
+        rc = add_disk(pc, cfg, i, err);
+    }
+    for (u32 i = 0; i < cfg->net_count && !rc; i++) {
+        rc = add_net(pc, cfg, i, err);
+    }
+    if (!rc && cfg->console) {
+        struct virtio_console_opts opts = {0};
+        rc = attach(pc, cfg, virtio_console_create(env, cfg->console, &opts, err),
+                    TRANSPORT_DEFAULT, "console", err);
+    }
+    if (!rc && cfg->rng) {
+        rc = attach(pc, cfg, virtio_rng_create(env, err), TRANSPORT_DEFAULT, "rng", err);
+    }
+    return rc;
+}
