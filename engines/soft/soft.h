@@ -107,6 +107,7 @@ struct soft_vcpu {
     u64 next_rip;          /* where to go on when the block has ended */
     u32 leave;             /* non-zero: leave the run loop after this block (SOFT_LEAVE_*) */
     u32 request;           /* SOFT_REQ_*, set by other threads; atomic (smc.h) */
+    u64 purge_page;        /* for SOFT_REQ_PURGE: atomic (smc.c) */
     u32 in_guest;          /* 1 while guest memory may be touched through cached translations */
 
     /* A fault on its way to the run loop. */

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The decoded-block cache; see block.h. Fetching: segment limit, canonical RIP, translation for
+ * execution, bytes; code outside RAM is read through the bus and run one instruction at a time
+ * without being kept.
+ *
+ * Lock rule: a cache belongs to its vCPU's thread. Code may change while it is decoded: see smc.h
+ * for how that is noticed.
+ */
+#include "engines/soft/block.h"
+
+#include "core/if/callout.h"
+#include "engines/soft/engine.h"
+#include "engines/soft/smc.h"
+#include "engines/soft/tlb.h"
+
+enum { DECODE_TRIES = 8 };
+#define ARENA_SIZE (24 * MIB)
+#define ARENA_SPARE                                                                                \
+    (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
+     BLOCK_MAX * sizeof(struct insn) + 256)
+
+/* --- the arena ---------------------------------------------------------------------------------
+ */
+
+int soft_cache_create(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    struct soft_cache *cache = host->ops->pages(host, sizeof(*cache));
+    if (!cache) {
+        return -ERR_NOMEM;
+    }
+    cache->arena = host->ops->pages(host, ARENA_SIZE);
+    if (!cache->arena) {
+        host->ops->pages_free(host, cache, sizeof(*cache));
+        return -ERR_NOMEM;
+    }
+    cache->size = ARENA_SIZE;
+    cache->fetch.base = cache->fetch.index = MEM_NONE;
+    c->cache = cache;
+    return 0;
+}
+
+void soft_cache_destroy(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    if (c->cache) {
+        host->ops->pages_free(host, c->cache->arena, c->cache->size);
+        host->ops->pages_free(host, c->cache, sizeof(*c->cache));
+    }
+    c->cache = NULL;
+}
+
+void soft_cache_reset(struct soft_vcpu *c) {
+    struct soft_cache *cache = c->cache;
+    memset(cache->hash, 0, sizeof(cache->hash));
+    memset(cache->jump, 0, sizeof(cache->jump));
+    cache->used = 0;
+    cache->resets++;
+    c->block = NULL;
+    c->uop = &cache->fetch;
+}
+
+static void *arena_take(struct soft_cache *cache, size_t size) {
+    void *p = cache->arena + cache->used;
+    cache->used += ALIGN_UP(size, (size_t)16);
+    return p;
+}
+
+/* --- hash --------------------------------------------------------------------------------------
+ */
+
+static struct soft_block **hash_head(struct soft_cache *cache, u64 gpa, u64 key) {
+    u64 h = gpa ^ gpa >> 12 ^ key * 0x9e3779b1u;
+    return &cache->hash[(h ^ h >> 15) & ((1u << BLOCK_HASH_BITS) - 1)];
+}
+
+/* Unhooks outdated blocks that it meets. */
+static struct soft_block *hash_find(struct soft_cache *cache, u64 gpa, u64 key) {
+    struct soft_block **at = hash_head(cache, gpa, key);
+    while (*at) {
+        struct soft_block *b = *at;
+        if (!block_fresh(b)) {
+            *at = b->hash_next;
+            continue;
+        }
+        if (b->gpa == gpa && b->key == key) {
+            return b;
+        }
+        at = &b->hash_next;
+    }
+    return NULL;
+}
+
+static void hash_add(struct soft_cache *cache, struct soft_block *b) {
+    struct soft_block **at = hash_head(cache, b->gpa, b->key);
+    b->hash_next = *at;
+    b->cached = true;
+    *at = b;
+}
+
+/* --- decoding ----------------------------------------------------------------------------------
+ */
+
+/* What is being decoded. */
+struct source {
+    const u8 *bytes;
+    u32 avail;      /* bytes that may be used */
+    bool page_ends; /* avail ends where the page does, not the segment */
+    u32 max;        /* instructions */
+};
+
+struct decoded {
+    u32 uops, insns, bytes;
+    bool crosses; /* nothing fits: the first instruction goes on in the next page */
+};
+
+void uop_invalid(struct soft_vcpu *c, const struct uop *u) {
+    (void)u;
+    soft_ud(c);
+}
+
+static void uop_too_long(struct soft_vcpu *c, const struct uop *u) {
+    (void)u;
+    soft_gp(c, 0);
+}
+
+void uop_end(struct soft_vcpu *c, const struct uop *u) {
+    GOTO_RIP(c, c->block_rip + u->offset);
+}
+
+/* After an instruction whose store outdated this block. */
+static void uop_stop(struct soft_vcpu *c, const struct uop *u) {
+    GOTO_RIP(c, c->block_rip + u->offset);
+}
+
+static struct uop *put_plain(struct soft_cache *cache, struct decoded *d, uop_fn fn) {
+    struct uop *u = &cache->uop[d->uops++];
+    *u = (struct uop){.fn = fn, .offset = (u16)d->bytes, .base = MEM_NONE, .index = MEM_NONE};
+    return u;
+}
+
+/* Decodes one instruction; false when the block ends in front of it or because of it. */
+static bool decode_one(struct soft_vcpu *c, const struct source *src, struct soft_block *block,
+                       struct decoded *d) {
+    struct soft_cache *cache = c->cache;
+    struct insn insn;
+    u32 left = src->avail - d->bytes;
+    enum decode_status status =
+        left ? insn_decode(&insn, src->bytes + d->bytes, left, c->mode) : DECODE_MORE;
+    if (status == DECODE_MORE) {
+        if (d->insns == 0) {
+            d->crosses = src->page_ends;
+            if (!d->crosses) {
+                put_plain(cache, d, uop_too_long); /* beyond the segment limit */
+                d->insns = 1;
+            }
+        }
+        return false;
+    }
+    if (status != DECODE_OK) {
+        put_plain(cache, d, status == DECODE_INVALID ? uop_invalid : uop_too_long);
+        d->bytes += MIN(left, status == DECODE_INVALID ? insn.len : INSN_MAX_LEN);
+        d->insns++;
+        return false;
+    }
+    bool last = (insn.flags & INSN_ENDS_BLOCK) != 0;
+    d->uops += soft_bind(c, block, &insn, d->bytes, &cache->uop[d->uops], &last);
+    d->bytes += insn.len;
+    d->insns++;
+    return !last;
+}
+
+static void decode_run(struct soft_vcpu *c, const struct source *src, struct soft_block *block,
+                       struct decoded *d) {
+    *d = (struct decoded){0};
+    while (d->insns < src->max && decode_one(c, src, block, d)) {
+    }
+    if (d->insns > 1) {
+        soft_fuse(c->cache->uop, d->uops);
+    }
+    put_plain(c->cache, d, uop_end);
+}
+
+/* Starts a block in the arena; the binder may take more of the arena behind it. */
+static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
+    struct soft_cache *cache = c->cache;
+    if (cache->size - cache->used < 2 * ARENA_SPARE) {
+        soft_cache_reset(c);
+    }
+    struct soft_block *b = arena_take(cache, sizeof(*b) + BLOCK_UOPS_MAX * sizeof(struct uop));
+    memset(b, 0, sizeof(*b));
+    b->gpa = gpa;
+    b->key = c->mode_key;
+    b->generation = b->second_generation = &cache->no_generation;
+    return b;
+}
+
+/* The uops are copied into place; what the block did not need of its room is given back when
+ * nothing was taken behind it. */
+static void block_finish(struct soft_vcpu *c, struct soft_block *b, const struct decoded *d) {
+    struct soft_cache *cache = c->cache;
+    b->count = (u16)d->insns;
+    b->bytes = (u16)d->bytes;
+    b->uops = (u16)d->uops;
+    memcpy(b->uop, cache->uop, d->uops * sizeof(struct uop));
+    u8 *behind = (u8 *)b + ALIGN_UP(sizeof(*b) + BLOCK_UOPS_MAX * sizeof(struct uop), (size_t)16);
+    if (behind == cache->arena + cache->used) {
+        size_t used = (size_t)((u8 *)b - cache->arena) + sizeof(*b) + d->uops * sizeof(struct uop);
+        cache->used = ALIGN_UP(used, (size_t)16);
+    }
+}
+
+const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn) {
+    struct insn *copy = arena_take(c->cache, sizeof(*copy));
+    *copy = *insn;
+    return copy;
+}
+
+/* Copies out of guest RAM, which may be changing. */
+__attribute__((no_sanitize_thread)) static void copy_code(u8 *dst, const u8 *src, u32 n) {
+    const volatile u8 *from = src;
+    for (u32 i = 0; i < n; i++) {
+        dst[i] = from[i];
+    }
+}
+
+__attribute__((no_sanitize_thread)) static bool same_code(const u8 *copy, const u8 *code, u32 n) {
+    const volatile u8 *now = code;
+    for (u32 i = 0; i < n; i++) {
+        if (copy[i] != now[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- building ----------------------------------------------------------------------------------
+ */
+
+/* Where the code lies. */
+struct place {
+    u64 linear;
+    u64 gpa;
+    const u8 *host; /* NULL: not RAM */
+    u32 in_page;    /* bytes to the page's end */
+    u64 in_segment; /* bytes to the segment's end */
+};
+
+static u32 block_max(const struct soft_vcpu *c) {
+    return c->mode_key & KEY_ONE ? 1 : BLOCK_MAX;
+}
+
+/* A block within one page of RAM. The last try is run once and not kept. */
+static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place *at,
+                                        bool *crosses) {
+    struct smc_page *page = smc_page_of(c->vm, at->gpa);
+    struct soft_cache *cache = c->cache;
+    u32 avail = MIN(at->in_page, (u32)sizeof(cache->bytes));
+    bool whole = at->in_segment >= avail;
+    struct source src = {.bytes = cache->bytes, .avail = avail, .max = block_max(c)};
+    if (!whole) {
+        src.avail = (u32)at->in_segment;
+    }
+    src.page_ends = whole && avail == at->in_page;
+    struct soft_block *b = NULL;
+    struct decoded d;
+    for (u32 tries = 0; tries < DECODE_TRIES; tries++) {
+        smc_watch(c, page, at->gpa);
+        b = block_begin(c, at->gpa);
+        b->generation = &page->generation;
+        b->seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
+        copy_code(cache->bytes, at->host, src.avail);
+        decode_run(c, &src, b, &d);
+        *crosses = d.crosses;
+        if (d.crosses) {
+            return NULL;
+        }
+        block_finish(c, b, &d);
+        bool watched = smc_mark(page, (u32)(at->gpa & PAGE_MASK), MAX(d.bytes, 1u));
+        if (watched && same_code(cache->bytes, at->host, d.bytes)) {
+            if (whole) {
+                hash_add(cache, b);
+            }
+            return b;
+        }
+    }
+    b->generation = &cache->no_generation;
+    b->seen = 0;
+    return b;
+}
+
+/* The page after at's, for the rest of an instruction. */
+static void next_page(struct soft_vcpu *c, const struct place *at, struct place *next) {
+    u64 phys;
+    u64 linear = (at->linear + at->in_page) & c->addr_mask;
+    struct tlb_entry *e =
+        soft_tlb_get(c, linear, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    *next = (struct place){.linear = linear, .gpa = phys & ~PAGE_MASK, .in_page = PAGE_SIZE};
+    next->host = phys & PHYS_MMIO ? NULL : (const u8 *)(uintptr_t)(linear + e->addend);
+}
+
+static void read_code(struct soft_vcpu *c, const struct place *at, u8 *buf, u32 n) {
+    if (at->host) {
+        copy_code(buf, at->host, n);
+        return;
+    }
+    soft_guest_leave(c);
+    for (u32 i = 0; i < n; i++) {
+        buf[i] = (u8)callout_mmio_read(c->ev, at->gpa + i, 1);
+    }
+    soft_guest_enter(c);
+}
+
+static void watch_part(struct soft_vcpu *c, const struct place *at, const u32 **generation,
+                       u32 *seen) {
+    struct smc_page *page = at->host ? smc_page_of(c->vm, at->gpa) : NULL;
+    if (!page) {
+        return;
+    }
+    for (u32 tries = 0; tries < DECODE_TRIES; tries++) {
+        smc_watch(c, page, at->gpa);
+        *seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
+        /* Marked before the bytes are read, so a change from here on is noticed. */
+        if (smc_mark(page, (u32)(at->gpa & PAGE_MASK), MIN(at->in_page, (u32)INSN_MAX_LEN))) {
+            break;
+        }
+    }
+    *generation = &page->generation;
+}
+
+/* One instruction, over a page end or outside RAM. */
+static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at) {
+    struct soft_cache *cache = c->cache;
+    struct place next = {0};
+    u32 first = MIN(at->in_page, (u32)INSN_MAX_LEN), second = INSN_MAX_LEN - first;
+    struct source src = {.bytes = cache->bytes, .avail = first, .max = 1};
+    struct soft_block *b = block_begin(c, at->gpa);
+    struct decoded d;
+    watch_part(c, at, &b->generation, &b->seen);
+    read_code(c, at, cache->bytes, first);
+    src.page_ends = second && at->in_segment > first;
+    src.avail = (u32)MIN(at->in_segment, first);
+    decode_run(c, &src, b, &d);
+    if (d.crosses) {
+        next_page(c, at, &next); /* may raise #PF */
+        b->crosses = true;
+        b->second_gpa = next.gpa;
+        watch_part(c, &next, &b->second_generation, &b->second_seen);
+        read_code(c, &next, cache->bytes + first, second);
+        src.page_ends = false;
+        src.avail = (u32)MIN(at->in_segment, INSN_MAX_LEN);
+        decode_run(c, &src, b, &d);
+    }
+    block_finish(c, b, &d);
+    if (at->host && (!b->crosses || next.host) && at->in_segment >= INSN_MAX_LEN) {
+        hash_add(cache, b);
+    }
+    return b;
+}
+
+/* --- finding -----------------------------------------------------------------------------------
+ */
+
+static void locate(struct soft_vcpu *c, u64 rip, u64 linear, struct place *at) {
+    u64 phys;
+    if (c->mode == 64 ? (u64)((s64)(linear << 16) >> 16) != linear : rip > c->cs_limit) {
+        soft_gp(c, 0);
+    }
+    struct tlb_entry *e =
+        soft_tlb_get(c, linear, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    at->linear = linear;
+    at->gpa = (phys & ~PAGE_MASK) | (linear & PAGE_MASK);
+    at->host = phys & PHYS_MMIO ? NULL : (const u8 *)(uintptr_t)(linear + e->addend);
+    at->in_page = (u32)(PAGE_SIZE - (linear & PAGE_MASK));
+    at->in_segment = c->mode == 64 ? UINT64_MAX : c->cs_limit - rip + 1;
+}
+
+/* Is a block that was found good here: its second page, the segment's end? */
+static bool block_fits(struct soft_vcpu *c, const struct soft_block *b, const struct place *at) {
+    struct place next;
+    if (b->bytes > at->in_segment) {
+        return false;
+    }
+    if (!b->crosses) {
+        return true;
+    }
+    next_page(c, at, &next);
+    return next.gpa == b->second_gpa &&
+           __atomic_load_n(b->second_generation, __ATOMIC_RELAXED) == b->second_seen;
+}
+
+struct soft_block *soft_block_find(struct soft_vcpu *c, u64 rip, u64 linear) {
+    struct place at;
+    bool crosses = false;
+    c->block = NULL;
+    c->block_rip = rip;
+    c->uop = &c->cache->fetch;
+    locate(c, rip, linear, &at);
+    struct soft_block *b = at.host ? hash_find(c->cache, at.gpa, c->mode_key) : NULL;
+    if (b && block_fits(c, b, &at)) {
+        return b;
+    }
+    b = at.host ? build_in_page(c, &at, &crosses) : NULL;
+    return b ? b : build_odd(c, &at);
+}
+
+void soft_block_outdated(struct soft_vcpu *c, u64 gpa) {
+    struct soft_block *b = c->block;
+    if (!b || c->uop < b->uop || c->uop >= b->uop + b->uops) {
+        return;
+    }
+    if ((b->gpa ^ gpa) >> PAGE_SHIFT && !(b->crosses && !((b->second_gpa ^ gpa) >> PAGE_SHIFT))) {
+        return;
+    }
+    for (struct uop *u = b->uop + (c->uop - b->uop) + 1; u < b->uop + b->uops; u++) {
+        u->fn = uop_stop;
+    }
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Decoded blocks of one vCPU: straight runs of at most BLOCK_MAX instructions within one page, kept
+ * by guest-physical address and mode_key, independent of the linear address they run at. An
+ * instruction that crosses a page has a block of its own, good for one pair of pages.
+ *
+ *   next RIP --> links of the block just run --> jump cache --> fetch translation, hash --> decode
+ *
+ * Links and the jump cache hold (linear address, jump_key) -> block: jump_key changes with the
+ * mode, the address space and whenever a translation for fetches is forgotten. All memory comes
+ * from one arena, which is emptied when full.
+ */
+#ifndef ENGINES_SOFT_BLOCK_H
+#define ENGINES_SOFT_BLOCK_H
+
+#include "engines/soft/soft.h"
+
+enum {
+    BLOCK_MAX = 64,
+    BLOCK_LINKS = 2,
+    BLOCK_HASH_BITS = 15,
+    BLOCK_JUMP_BITS = 13,
+    BLOCK_UOPS_MAX = 2 * BLOCK_MAX + 1,
+};
+
+struct block_jump {
+    u64 linear, key;
+    struct soft_block *to;
+};
+
+struct soft_block {
+    struct block_jump link[BLOCK_LINKS];
+    const u32 *generation; /* of its page; compared with seen before each run */
+    u32 seen;
+    u16 count;    /* instructions */
+    u16 bytes;    /* of code */
+    u16 uops;     /* the closing one included */
+    u8 next_link; /* which link is replaced next */
+    bool crosses; /* one instruction over a page end: second_* count too */
+    bool cached;  /* found by hash; others are run once */
+    u64 gpa, key;
+    u64 second_gpa; /* page of the rest, when crosses */
+    const u32 *second_generation;
+    u32 second_seen;
+    struct soft_block *hash_next;
+    struct uop uop[];
+};
+
+struct soft_cache {
+    u8 *arena;
+    size_t size, used;
+    u64 resets;        /* counts emptyings: pointers to blocks from before are dead */
+    u32 no_generation; /* for code outside RAM: always 0 */
+    struct uop fetch;  /* c->uop while an instruction is being fetched */
+    struct soft_block *hash[1 << BLOCK_HASH_BITS];
+    struct block_jump jump[1 << BLOCK_JUMP_BITS];
+    /* scratch of the decoder */
+    struct uop uop[BLOCK_UOPS_MAX];
+    u8 bytes[BLOCK_MAX * 15];
+};
+
+int soft_cache_create(struct soft_vcpu *c);
+void soft_cache_destroy(struct soft_vcpu *c);
+/* Forgets everything (RAM was remapped, instructions became available). Not inside a block. */
+void soft_cache_reset(struct soft_vcpu *c);
+
+/* The block at c->next_rip, decoded if need be; raises what fetching and the first instruction's
+ * limits raise. */
+struct soft_block *soft_block_find(struct soft_vcpu *c, u64 rip, u64 linear);
+
+static inline bool block_fresh(const struct soft_block *b) {
+    return __atomic_load_n(b->generation, __ATOMIC_RELAXED) == b->seen;
+}
+
+static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear, u64 key) {
+    u64 h = linear ^ linear >> 13 ^ (key >> 24) * 0x9e5;
+    return &cache->jump[h & ((1u << BLOCK_JUMP_BITS) - 1)];
+}
+
+/* A store of c met code on gpa's page: if the block being executed lies there, it ends after the
+ * current instruction. */
+void soft_block_outdated(struct soft_vcpu *c, u64 gpa);
+
+/* A copy that lives as long as the block being built. */
+const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn);
+
+/* bind.c: fills uop[0] (and uop[1] when an address micro-op comes first) for the instruction at
+ * offset from the block's start; returns how many. last: the block ends here. */
+u32 soft_bind(struct soft_vcpu *c, struct soft_block *block, const struct insn *insn, u32 offset,
+              struct uop *uop, bool *last);
+/* Joins neighbours that often come together (comparison and jump). */
+void soft_fuse(struct uop *uop, u32 count);
+
+/* Micro-operations that are no instruction. */
+void uop_invalid(struct soft_vcpu *c, const struct uop *u); /* #UD */
+void uop_end(struct soft_vcpu *c, const struct uop *u);     /* the block's end: on to the next */
+void uop_linear(struct soft_vcpu *c, const struct uop *u);  /* checked address -> c->linear */
+
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Cached translations of one vCPU: for each of a few address spaces (PCIDs) and each privilege
+ * (enum mmu_index) a direct-mapped table by linear page.
+ *
+ *   entry:  read tag | write tag | exec tag | host address - linear address
+ *
+ * A tag is the linear page address when the access may go straight to host memory, so a hit is one
+ * comparison and one addition. TLB_SLOW in a tag: the translation is valid but the access has to
+ * take the slow path (registers behind it, code on the page, a watchpoint, ROM). TLB_NONE: not
+ * translated for this kind of access.
+ */
+#ifndef ENGINES_SOFT_TLB_H
+#define ENGINES_SOFT_TLB_H
+
+#include "engines/soft/soft.h"
+
+enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 8 };
+enum { TLB_FILTER_BITS = 8192, TLB_LARGE_BITS = 512 };
+
+#define TLB_SLOW BIT(0)
+#define TLB_NONE UINT64_MAX
+
+struct tlb_entry {
+    u64 read, write, exec;
+    u64 addend;
+};
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "tlb_slot shifts by 5");
+
+/* Low bits of tlb_set.phys */
+#define PHYS_GLOBAL BIT(0)
+#define PHYS_MMIO   BIT(1) /* not RAM; addend means nothing */
+#define PHYS_ROM    BIT(2) /* writes vanish */
+#define PHYS_2M     BIT(3) /* part of a 2 or 4 MiB page */
+#define PHYS_1G     BIT(4)
+
+struct tlb_set {
+    struct tlb_entry e[TLB_SIZE];
+    u64 phys[TLB_SIZE]; /* guest-physical page | PHYS_* */
+    u64 used[TLB_SIZE / 64];
+};
+
+struct tlb_context {
+    bool valid;
+    u16 pcid;
+    u64 stamp;      /* when it was last current */
+    u64 generation; /* part of jump_key: changes when a translation for fetches is forgotten */
+    bool has_1g;
+    u64 fetched[TLB_FILTER_BITS / 64]; /* pages fetched from since generation, hashed */
+    u64 large[TLB_LARGE_BITS / 64];    /* 4 MiB regions with a large page in the table, hashed */
+    struct tlb_set set[MMU_COUNT];
+};
+
+struct soft_tlb {
+    struct tlb_context *now;
+    u64 next_generation, next_stamp;
+    struct tlb_entry empty[TLB_SIZE]; /* dtlb when all accesses are slow; never filled */
+    struct tlb_context context[TLB_CONTEXTS];
+};
+
+int soft_tlb_create(struct soft_vcpu *c);
+void soft_tlb_destroy(struct soft_vcpu *c);
+
+static inline u32 tlb_index(u64 linear) {
+    return (u32)(linear >> PAGE_SHIFT) & (TLB_SIZE - 1);
+}
+
+/* The entry that may hold linear. */
+static inline struct tlb_entry *tlb_slot(struct tlb_entry *table, u64 linear) {
+    u64 at = (linear >> (PAGE_SHIFT - 5)) & ((u64)(TLB_SIZE - 1) << 5);
+    return (struct tlb_entry *)(void *)((u8 *)table + at);
+}
+
+/*
+ * The translation of linear for access, from the table or by a page walk; raises #PF. The entry
+ * stays valid until the vCPU leaves guest mode or fills another entry of the same index.
+ * linear must be canonical.
+ */
+struct tlb_entry *soft_tlb_get(struct soft_vcpu *c, u64 linear, enum access access,
+                               enum mmu_index mmu, u64 *phys);
+
+/* Forgets write translations: of one guest-physical page, or of all. Own thread only. */
+void soft_tlb_drop_writes(struct soft_vcpu *c, u64 gpa_page);
+void soft_tlb_drop_all_writes(struct soft_vcpu *c);
+
+#endif
