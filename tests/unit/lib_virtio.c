@@ -458,8 +458,8 @@ int vd_used(struct vd *d, u32 q, u32 *len) {
     if (len) {
         *len = elem[1];
     }
-    u16 index = (u16)elem[0];
-    for (u32 i = 0; index < vq->size && i < vq->chain_len[elem[0]]; i++) {
+    u16 index = (u16)elem[0], count = index < vq->size ? vq->chain_len[index] : 0;
+    while (count-- && index < vq->size && vq->free_count < vq->size) {
         vq->free[vq->free_count++] = index;
         index = vq->chain_next[index];
     }
