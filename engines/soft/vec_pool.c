@@ -19,6 +19,7 @@
 #include "engines/soft/vec.h"
 
 #include "core/base/err.h"
+#include "core/cpu/cpuid.h"
 
 enum {
     POOL_SIZE = 4 << 20,
@@ -49,9 +50,9 @@ struct vec_pool {
 };
 
 static bool host_has_avx(void) {
-    u32 a = 1, b, c = 0, d;
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return (c >> 28 & 1) && (c >> 27 & 1);
+    u32 leaf[4];
+    cpuid_host(1, 0, leaf);
+    return (leaf[2] >> 28 & 1) && (leaf[2] >> 27 & 1); /* AVX, OSXSAVE */
 }
 
 /* What runs after a fault: SIMD exceptions save MXCSR and give the monitor its own back. */
