@@ -103,8 +103,11 @@ unit: $(UNIT_BIN)
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
 
-$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
-	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o \
+# lib_chips: the machine without processors that the chip and device harnesses share with the unit tests
+FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o
+
+$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) \
 		-Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
 
 .PHONY: fuzz-replay
