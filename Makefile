@@ -101,10 +101,9 @@ unit: $(UNIT_BIN)
 # --- fuzz harnesses: tests/fuzz/NAME_fuzz.c; the corpus in tests/fuzz/corpus/NAME runs as a test ------
 
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
+# lib_chips: the machine without processors; lib_mock: an engine without a guest
+FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o $(BUILD)/tests/unit/lib_mock.o
 FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
-
-# lib_chips: the machine without processors that the chip and device harnesses share with the unit tests
-FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o
 
 $(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) \

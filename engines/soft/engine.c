@@ -438,6 +438,9 @@ static int soft_inject_exception(struct engine_vcpu *ev, u8 vector, bool has_err
     e->exception_has_error = has_error;
     e->exception_error = error;
     e->exception_cr2 = c->s.cr2;
+    if (vector == EXC_BP) {
+        c->s.rip++; /* a trap: the handler returns behind the int3 */
+    }
     return 0;
 }
 
