@@ -22,7 +22,8 @@
                 : "cc");                                                                           \
         c->aflags = f;                                                                             \
         return a;                                                                                  \
-    }                                                                                              \
+    }
+#define BIT_REG(op, T)                                                                             \
     HANDLER(op##_ri_##T) {                                                                         \
         set_##T(c, u->dst, do_##op##_##T(c, get_##T(c, u->dst), (T)u->imm));                       \
         NEXT(c, u);                                                                                \
@@ -54,6 +55,15 @@ BIT_PLACE(u16, s16)
 BIT_PLACE(u32, s32)
 BIT_PLACE(u64, s64)
 
+#define BT_REG(T)                                                                                  \
+    HANDLER(bt_ri_##T) {                                                                           \
+        do_bt_##T(c, get_##T(c, u->dst), (T)u->imm);                                               \
+        NEXT(c, u);                                                                                \
+    }                                                                                              \
+    HANDLER(bt_rr_##T) {                                                                           \
+        do_bt_##T(c, get_##T(c, u->dst), get_##T(c, u->src));                                      \
+        NEXT(c, u);                                                                                \
+    }
 #define BT_MEM(T)                                                                                  \
     HANDLER(bt_m_##T) {                                                                            \
         T bit;                                                                                     \
@@ -103,6 +113,10 @@ BIT_PLACE(u64, s64)
     OP_BIT(bts, T)                                                                                 \
     OP_BIT(btr, T)                                                                                 \
     OP_BIT(btc, T)                                                                                 \
+    BIT_REG(bts, T)                                                                                \
+    BIT_REG(btr, T)                                                                                \
+    BIT_REG(btc, T)                                                                                \
+    BT_REG(T)                                                                                      \
     BT_MEM(T)                                                                                      \
     BIT_MEM(bts, T)                                                                                \
     BIT_MEM(btr, T)                                                                                \

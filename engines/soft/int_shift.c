@@ -39,22 +39,50 @@
 
 #define SHIFT_HANDLERS(op, T)                                                                      \
     OP_SHIFT(op, T)                                                                                \
-    HANDLER(op##_ri_##T) {                                                                         \
-        set_##T(c, u->dst, do_##op##_##T(c, get_##T(c, u->dst), (u8)u->imm));                      \
-        NEXT(c, u);                                                                                \
-    }                                                                                              \
     HANDLER(op##_rc_##T) {                                                                         \
         set_##T(c, u->dst, do_##op##_##T(c, get_##T(c, u->dst), (u8)c->s.gpr[GPR_RCX]));           \
-        NEXT(c, u);                                                                                \
-    }                                                                                              \
-    GUEST_RAM HANDLER(op##_mi_##T) {                                                               \
-        RMW_SHIFT(op, T, (u8)u->imm);                                                              \
         NEXT(c, u);                                                                                \
     }                                                                                              \
     GUEST_RAM HANDLER(op##_mc_##T) {                                                               \
         RMW_SHIFT(op, T, (u8)c->s.gpr[GPR_RCX]);                                                   \
         NEXT(c, u);                                                                                \
     }
+
+#define SHIFT_MEM_IMM(op, T)                                                                       \
+    GUEST_RAM HANDLER(op##_mi_##T) {                                                               \
+        RMW_SHIFT(op, T, (u8)u->imm);                                                              \
+        NEXT(c, u);                                                                                \
+    }
+#define SHIFT_IMM(op, T)                                                                           \
+    HANDLER(op##_ri_##T) {                                                                         \
+        set_##T(c, u->dst, do_##op##_##T(c, get_##T(c, u->dst), (u8)u->imm));                      \
+        NEXT(c, u);                                                                                \
+    }                                                                                              \
+    SHIFT_MEM_IMM(op, T)
+
+/* rotate.S */
+extern const u8 soft_rol_u8[], soft_rol_u16[], soft_rol_u32[], soft_rol_u64[];
+extern const u8 soft_ror_u8[], soft_ror_u16[], soft_ror_u32[], soft_ror_u64[];
+
+#define ROTATE_REG_IMM(op, T)                                                                      \
+    static inline T do_##op##_imm_##T(struct soft_vcpu *c, T a, u8 count) {                        \
+        u64 f = flags_in(c), v = a;                                                                \
+        const u8 *fn = soft_##op##_##T + (count & 63) * 8;                                         \
+        __asm__(LOAD_FLAGS "call *%[fn]" SAVE_FLAGS "%%rax"                                        \
+                : "+&d"(v), "+&a"(f)                                                               \
+                : [fn] "r"(fn)                                                                     \
+                : "cc");                                                                           \
+        c->aflags = f;                                                                             \
+        return (T)v;                                                                               \
+    }                                                                                              \
+    HANDLER(op##_ri_##T) {                                                                         \
+        set_##T(c, u->dst, do_##op##_imm_##T(c, get_##T(c, u->dst), (u8)u->imm));                  \
+        NEXT(c, u);                                                                                \
+    }
+#define ROTATES_REG_IMM(T)                                                                         \
+    ROTATE_REG_IMM(rol, T)                                                                         \
+    ROTATE_REG_IMM(ror, T)
+FOR_TYPES(ROTATES_REG_IMM)
 
 #define ALL_SHIFTS(T)                                                                              \
     SHIFT_HANDLERS(rol, T)                                                                         \
@@ -63,7 +91,14 @@
     SHIFT_HANDLERS(rcr, T)                                                                         \
     SHIFT_HANDLERS(shl, T)                                                                         \
     SHIFT_HANDLERS(shr, T)                                                                         \
-    SHIFT_HANDLERS(sar, T)
+    SHIFT_HANDLERS(sar, T)                                                                         \
+    SHIFT_MEM_IMM(ror, T)                                                                          \
+    SHIFT_MEM_IMM(rol, T)                                                                          \
+    SHIFT_IMM(rcl, T)                                                                              \
+    SHIFT_IMM(rcr, T)                                                                              \
+    SHIFT_IMM(shl, T)                                                                              \
+    SHIFT_IMM(shr, T)                                                                              \
+    SHIFT_IMM(sar, T)
 FOR_TYPES(ALL_SHIFTS)
 
 /* --- SHLD, SHRD --------------------------------------------------------------------------------
