@@ -90,13 +90,28 @@ UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(UNIT_SRC))
 UNIT_LIB := $(call objs,$(wildcard tests/unit/lib_*.c))
 
 $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
-	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
+	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
 		-lcmocka -lZydis $(LDLIBS)
 
 .PHONY: unit unit-bin
 unit-bin: $(UNIT_BIN)
 unit: $(UNIT_BIN)
 	@scripts/run_unit.sh $(UNIT_BIN)
+
+# --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
+
+GUEST_TESTS := $(patsubst tests/guest/%.c,build/guest-tests/%.elf,$(wildcard tests/guest/*.c))
+GUEST_CFLAGS := -std=gnu11 -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
+	-mcmodel=large -fcf-protection=none -Wall -Wextra -Werror -Itests/guest
+
+.PHONY: guest-tests
+guest-tests: $(GUEST_TESTS)
+
+build/guest-tests/%.elf: tests/guest/%.c tests/guest/lib/guest.c tests/guest/lib/boot.S tests/guest/lib/guest.h tests/guest/lib/guest.ld
+	@mkdir -p $(@D)
+	gcc $(GUEST_CFLAGS) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+		-T tests/guest/lib/guest.ld -o $@.64 $< tests/guest/lib/guest.c tests/guest/lib/boot.S
+	objcopy -O elf32-i386 $@.64 $@
 
 # --- fuzz harnesses: tests/fuzz/NAME_fuzz.c; the corpus in tests/fuzz/corpus/NAME runs as a test ------
 
@@ -105,11 +120,12 @@ FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o $(BUILD)/tests/unit/lib_mock.o
 FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
 
-$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) \
-		-Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
 
-.PHONY: fuzz-replay
+.PHONY: fuzz-replay fuzz-bin
+fuzz-bin: $(FUZZ_REPLAY)
 fuzz-replay: $(FUZZ_REPLAY)
 	@scripts/run_fuzz_corpus.sh $(FUZZ_REPLAY)
 
@@ -131,6 +147,30 @@ decode-zydis: $(DECODE_ZYDIS)
 check: $(LIBCORE) $(LIBSOFT)
 	@scripts/layer_check.py
 	@scripts/symbol_check.sh $(LIBCORE) $(LIBSOFT)
+
+# --- for people ---------------------------------------------------------------------------------------
+
+GUEST := build/guests/linux-cloud-amd64
+
+.PHONY: setup-build setup-run setup-test setup-bench
+setup-%:
+	@scripts/setup.sh $*
+
+.PHONY: run
+run: setup-run
+	@$(MAKE) -s -j$$(nproc) all
+	@guests/linux/build.sh cloud-amd64
+	build/sosia run --cpus 2 --memory 512M --kernel $(GUEST)/vmlinuz --initrd $(GUEST)/initrd.img \
+		--cmdline "console=ttyS0 quiet"
+
+.PHONY: test
+test: setup-test
+	@tests/run.sh
+
+.PHONY: bench
+bench: setup-bench
+	@$(MAKE) -s -j$$(nproc) all
+	@bench/run.sh
 
 .PHONY: format
 format:

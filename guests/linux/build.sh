@@ -3,6 +3,7 @@
 # usage: guests/linux/build.sh [META...]
 # Makes the demo and test guests: for each Debian kernel flavour (default: cloud-amd64) the files
 #   build/guests/linux-META/vmlinuz     the kernel, from its package
+#   build/guests/linux-META/vmlinux     the ELF kernel inside it, when python3 is there (for tests)
 #   build/guests/linux-META/initrd.img  busybox, the virtio modules and guests/linux/init
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,6 +19,9 @@ for meta in "${@:-cloud-amd64}"; do
     mkdir -p "$out"
     echo "guest linux-$meta: $(kernel_package "$meta")"
     cp "$(kernel_image "$meta")" "$out/vmlinuz"
+    if command -v python3 >/dev/null; then
+        guests/linux/vmlinux.py "$out/vmlinuz" "$out/vmlinux"
+    fi
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root"
     copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# bash completion for sosia: source it, or copy it to /usr/share/bash-completion/completions/sosia
+_sosia() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local options="--kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
+        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --help"
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W "run cpu version help --help --version" -- "$cur")
+        return
+    fi
+    [ "${COMP_WORDS[1]}" = run ] || return
+    case $prev in
+    --kernel | --initrd | --config | --disk | --module) compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+    --engine) mapfile -t COMPREPLY < <(compgen -W "auto kvm soft" -- "$cur") ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W "none" -- "$cur") ;;
+    --console | --virtio-console | --debugcon)
+        mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
+    --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
+    --rng) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
+    --gdb) mapfile -t COMPREPLY < <(compgen -W "tcp:127.0.0.1:1234 unix:" -- "$cur") ;;
+    --trace) mapfile -t COMPREPLY < <(compgen -W "exits pio mmio irq msr virtio pci boot vcpu gdb all" -- "$cur") ;;
+    *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur") ;;
+    esac
+}
+complete -F _sosia sosia

@@ -1,0 +1,128 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: tests/cli/run.sh
+# The command line as a person meets it: help, version, and bad input, which must give one line that
+# names the thing and the reason, exit status 2, and leave nothing behind.
+cd "$(dirname "$0")/../.." || exit 1
+SOSIA=${SOSIA:-build/sosia}
+KERNEL=build/guests/linux-cloud-amd64/vmlinuz
+INITRD=build/guests/linux-cloud-amd64/initrd.img
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+passed=0
+failed=0
+
+ok() { passed=$((passed + 1)); }
+bad() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+
+# good PATTERN ARGS...: exit status 0 and PATTERN on standard output
+good() {
+    pattern=$1
+    shift
+    out=$(timeout 20 "$SOSIA" "$@" 2>&1)
+    status=$?
+    if [ $status -eq 0 ] && echo "$out" | grep -qE "$pattern"; then ok; else bad "$* -> $status: $out"; fi
+}
+
+# refuse PATTERN ARGS...: exit status 2, exactly one line on standard error that matches, no other output
+refuse() {
+    pattern=$1
+    shift
+    out=$(timeout 20 "$SOSIA" "$@" 2>"$tmp/err" </dev/null)
+    status=$?
+    # the line about the chosen engine is not the message
+    grep -v '^sosia: engine ' "$tmp/err" >"$tmp/message"
+    if [ $status -eq 2 ] && [ -z "$out" ] && [ "$(wc -l <"$tmp/message")" -eq 1 ] &&
+        grep -qE "$pattern" "$tmp/message"; then
+        ok
+    else
+        bad "$* -> $status: $out $(cat "$tmp/err")"
+    fi
+}
+
+good 'usage: sosia' --help
+good 'usage: sosia run' run --help
+good '^sosia [0-9]' version
+good '^sosia [0-9]' --version
+good 'AVX2' cpu
+
+refuse 'unknown verb' frobnicate
+refuse 'no kernel' run
+refuse 'unknown option' run --frobnicate
+refuse 'unknown option or missing value' run --kernel
+refuse "not an option" run --kernel "$KERNEL" extra
+refuse 'nowhere: No such file' run --kernel "$tmp/nowhere"
+refuse 'is a directory' run --kernel "$tmp"
+: >"$tmp/empty"
+refuse 'empty: is empty' run --kernel "$tmp/empty"
+head -c 5000 "$KERNEL" >"$tmp/short"
+refuse "kernel.*$tmp/short" run --kernel "$tmp/short"
+head -c 300000 /dev/urandom >"$tmp/noise"
+refuse "kernel.*$tmp/noise" run --kernel "$tmp/noise"
+head -c 3000000 "$KERNEL" >"$tmp/half"
+refuse "kernel.*$tmp/half" run --kernel "$tmp/half"
+# an ELF kernel for another machine: e_machine (offset 18) becomes AArch64
+if [ -f build/guests/linux-cloud-amd64/vmlinux ]; then
+    head -c 65536 build/guests/linux-cloud-amd64/vmlinux >"$tmp/arm"
+    printf '\267\000' | dd of="$tmp/arm" bs=1 seek=18 conv=notrunc 2>/dev/null
+    refuse "kernel.*$tmp/arm" run --kernel "$tmp/arm"
+fi
+refuse 'initrd.*No such file' run --kernel "$KERNEL" --initrd "$tmp/nowhere"
+truncate -s 300M "$tmp/huge"
+refuse "initrd" run --kernel "$KERNEL" --initrd "$tmp/huge" --memory 256M
+refuse 'memory' run --kernel "$KERNEL" --memory 0
+refuse 'memory' run --kernel "$KERNEL" --memory 12X
+refuse 'memory' run --kernel "$KERNEL" --memory 900G
+refuse 'memory' run --kernel "$KERNEL" --memory 99999999999999999999G
+refuse 'cpus' run --kernel "$KERNEL" --cpus 0
+refuse 'cpus' run --kernel "$KERNEL" --cpus 65
+refuse 'cpus' run --kernel "$KERNEL" --cpus two
+refuse 'engine' run --kernel "$KERNEL" --engine warp
+refuse 'trace' run --kernel "$KERNEL" --trace everything-else
+refuse 'console' run --kernel "$KERNEL" --console printer
+refuse 'net' run --kernel "$KERNEL" --net carrier-pigeon
+refuse 'gdb' run --kernel "$KERNEL" --gdb 1234
+refuse 'is a directory' run --kernel "$KERNEL" --disk "$tmp"
+refuse 'No such file' run --kernel "$KERNEL" --disk "$tmp/nowhere"
+refuse 'is empty' run --kernel "$KERNEL" --disk "$tmp/empty"
+refuse 'neither a file nor a block device' run --kernel "$KERNEL" --disk /dev/null
+refuse "unknown option 'rw'" run --kernel "$KERNEL" --disk "$tmp/noise,rw"
+refuse 'command line' run --engine soft --kernel "$KERNEL" --cmdline "$(head -c 9000 /dev/zero | tr '\0' x)"
+
+# configuration files
+config() { # config PATTERN JSON
+    printf '%s' "$2" >"$tmp/c.json"
+    refuse "$1" run --config "$tmp/c.json"
+}
+config 'line 1' '{'
+config 'is not an object' '{"boot-source": 3}'
+config 'boot-source: is missing' '{}'
+config 'has no kernel_image_path' '{"boot-source": {}}'
+config "unknown field 'colour'" '{"boot-source": {"kernel_image_path": "x", "colour": 1}}'
+config "unknown field 'planet'" '{"boot-source": {"kernel_image_path": "x"}, "planet": {}}'
+config 'vcpu_count' '{"boot-source": {"kernel_image_path": "x"}, "machine-config": {"vcpu_count": 0}}'
+config 'vcpu_count' '{"boot-source": {"kernel_image_path": "x"}, "machine-config": {"vcpu_count": "2"}}'
+config 'mem_size_mib' '{"boot-source": {"kernel_image_path": "x"}, "machine-config": {"mem_size_mib": -5}}'
+config 'duplicate' '{"boot-source": {"kernel_image_path": "x"}, "boot-source": {}}'
+config 'alphanumeric' '{"boot-source": {"kernel_image_path": "x"}, "drives": [{"drive_id": "a/b"}]}'
+config 'path_on_host' '{"boot-source": {"kernel_image_path": "x"}, "drives": [{"drive_id": "a"}]}'
+config 'balloon: is not offered' '{"boot-source": {"kernel_image_path": "x"}, "balloon": {}}'
+config 'x: No such file' '{"boot-source": {"kernel_image_path": "x"}}'
+refuse 'No such file' run --config "$tmp/nowhere.json"
+refuse 'is a directory' run --config "$tmp"
+
+# and a good one
+cat >"$tmp/good.json" <<JSON
+{"boot-source": {"kernel_image_path": "$KERNEL", "initrd_path": "$INITRD",
+  "boot_args": "console=ttyS0 reboot=k panic=1 quiet sosia.run=\"echo cpus \$(nproc)\""},
+ "drives": [], "machine-config": {"vcpu_count": 2, "mem_size_mib": 256, "smt": false,
+  "track_dirty_pages": false, "huge_pages": "None"}}
+JSON
+out=$(timeout 120 "$SOSIA" run --engine soft --config "$tmp/good.json" </dev/null 2>&1)
+if [ $? -eq 0 ] && echo "$out" | grep -q 'cpus 2'; then ok; else bad "good config: $(echo "$out" | tail -5)"; fi
+
+echo "cli: $passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,47 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: tests/guest/run.sh [ENGINE...]
+# Builds the freestanding guests and runs each on each engine (default: soft, and kvm where /dev/kvm
+# opens). QEMU=1 runs them on QEMU as well, to check the tests themselves.
+cd "$(dirname "$0")/../.." || exit 1
+SOSIA=${SOSIA:-build/sosia}
+OUT=build/guest-tests
+passed=0
+failed=0
+skipped=0
+
+make -s guest-tests || exit 1
+engines=${*:-soft kvm}
+[ -z "${QEMU:-}" ] || engines="$engines qemu"
+
+run_guest() { # run_guest ENGINE NAME: exit status of the machine
+    case $1 in
+    qemu) timeout 120 qemu-system-x86_64 -accel tcg -cpu max -smp 4 -m 64 -nographic -no-reboot \
+        -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev -kernel "$OUT/$2.elf" ;;
+    *) timeout 120 "$SOSIA" run --quiet --engine "$1" --cpus 4 --memory 64M --test-devices \
+        --kernel "$OUT/$2.elf" --cmdline test ;;
+    esac
+}
+
+for engine in $engines; do
+    if [ "$engine" = kvm ] && ! [ -w /dev/kvm ]; then
+        echo "SKIPPED engine kvm: no /dev/kvm on this host"
+        skipped=$((skipped + 1))
+        continue
+    fi
+    for image in "$OUT"/*.elf; do
+        name=$(basename "$image" .elf)
+        out=$(run_guest "$engine" "$name" </dev/null 2>&1)
+        status=$?
+        if [ $status -eq 65 ]; then
+            passed=$((passed + 1))
+            echo "ok      $engine $name: $(echo "$out" | tail -1)"
+        else
+            failed=$((failed + 1))
+            echo "FAILED  $engine $name: status $status"
+            echo "$out" | tail -20
+        fi
+    done
+done
+echo "guest: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
