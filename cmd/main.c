@@ -1,13 +1,77 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The sosia command: finds the verb and calls it. */
+#include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-int main(int argc, char **argv) {
-    if (argc == 2 && !strcmp(argv[1], "version")) {
-        puts("sosia 0.1");
-        return 0;
+#include "cmd/cmd.h"
+
+struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+};
+
+static int cmd_help(int argc, char **argv);
+
+static const struct verb verbs[] = {
+    {"run", cmd_run, "run a virtual machine"},
+    {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
+    {"version", cmd_version, "show the version"},
+    {"help", cmd_help, "show this text"},
+};
+
+void complain(const char *fmt, ...) {
+    va_list ap;
+    fputs("sosia: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+static void usage(FILE *to) {
+    fputs("usage: sosia VERB [OPTIONS]\n\nA virtual machine monitor for x86-64.\n\n", to);
+    for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+        fprintf(to, "  %-9s %s\n", verbs[i].name, verbs[i].help);
     }
-    fputs("usage: sosia version\n", stderr);
-    return 2;
+    fputs("\n`sosia VERB --help` shows a verb's options.\n", to);
+}
+
+static int cmd_help(int argc, char **argv) {
+    (void)argc;
+    (void)argv;
+    usage(stdout);
+    return 0;
+}
+
+int cmd_version(int argc, char **argv) {
+    (void)argc;
+    (void)argv;
+    puts("sosia " SOSIA_VERSION);
+    return 0;
+}
+
+static const char *verb_of(const char *arg) {
+    if (!strcmp(arg, "--help") || !strcmp(arg, "-h")) {
+        return "help";
+    }
+    return !strcmp(arg, "--version") || !strcmp(arg, "-V") ? "version" : arg;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_BAD_INPUT;
+    }
+    const char *name = verb_of(argv[1]);
+    for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+        if (!strcmp(name, verbs[i].name)) {
+            return verbs[i].run(argc - 1, argv + 1);
+        }
+    }
+    complain("unknown verb '%s'; `sosia --help` lists them", argv[1]);
+    return EXIT_BAD_INPUT;
 }

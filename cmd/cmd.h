@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the sosia command share: exit statuses, options, files, engines. */
+#ifndef CMD_CMD_H
+#define CMD_CMD_H
+
+#include "core/base/err.h"
+#include "core/boot/blob.h"
+#include "core/if/engine.h"
+#include "hosts/linux/linux.h"
+
+#define SOSIA_VERSION "0.1.0"
+
+/* Exit statuses of the command; with --test-devices also what isa-debug-exit gives. */
+enum { EXIT_GUEST_OFF = 0, EXIT_FAILURE_OTHER = 1, EXIT_BAD_INPUT = 2, EXIT_GUEST_CRASH = 3 };
+
+enum { OPT_MAX_DISKS = 16, OPT_MAX_MODULES = 32, OPT_MAX_NETS = 8, OPT_STRINGS = 128 };
+
+enum engine_choice { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT };
+
+struct disk_option {
+    const char *path;
+    bool readonly;
+};
+
+struct net_option {
+    u8 mac[6]; /* all zero: generated */
+    u16 mtu;
+};
+
+/* What a person asked for, from the command line or a configuration file. Strings are owned by
+ * `strings` or by argv. */
+struct run_options {
+    enum engine_choice engine;
+    u32 cpus;
+    u64 memory; /* bytes */
+    const char *kernel, *initrd, *cmdline;
+    const char *console, *virtio_console, *debugcon; /* "stdio", "pty", "none", "file=PATH" */
+    const char *gdb;
+    bool gdb_wait;
+    const char *config;
+    struct disk_option disk[OPT_MAX_DISKS];
+    u32 disk_count;
+    struct net_option net[OPT_MAX_NETS];
+    u32 net_count;
+    const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
+    u32 module_count;
+    bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
+    u32 trace;
+    char *strings[OPT_STRINGS]; /* to free */
+    u32 string_count;
+};
+
+/* run_options.c. Returns 0, 1 when only help was asked for (and printed), or -ERR_INVAL. */
+int run_options_parse(struct run_options *o, int argc, char **argv, struct err *err);
+void run_options_free(struct run_options *o);
+/* Keeps a copy of text as long as the options live; NULL when memory or room is gone. */
+const char *run_options_keep(struct run_options *o, const char *text);
+/* "512M", "2G", "1048576K"; a plain number is MiB, as in QEMU. 0 or -ERR_INVAL. */
+int parse_size(const char *text, u64 *bytes);
+
+/* config_file.c: a JSON file in Firecracker's configuration format on top of the options. */
+int config_file_load(struct run_options *o, const char *path, struct err *err);
+int config_text_load(struct run_options *o, const char *name, const char *text, size_t len,
+                     struct err *err);
+
+/* file.c: maps a whole file read-only. what: "kernel", for messages. */
+int file_map(const char *what, const char *path, struct blob *out, struct err *err);
+void file_unmap(struct blob *blob);
+
+/* engine_select.c: the engine to use, or NULL with err filled; says what auto chose on stderr. */
+const struct engine_ops *engine_select(struct host *host, enum engine_choice choice, bool quiet,
+                                       struct err *err);
+
+/* One line on standard error: "sosia: TEXT". */
+void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* The verbs. Each returns the exit status of the process. */
+int cmd_run(int argc, char **argv);
+int cmd_cpu(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+#endif

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `sosia run`: options to a machine, the machine to its end, its end to an exit status. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cmd/cmd.h"
+#include "cmd/gdb_server.h"
+#include "core/board/pc.h"
+
+enum { MAX_STREAMS = 4 };
+
+struct run {
+    struct run_options o;
+    struct linux_host *lh;
+    const struct engine_ops *engine;
+    struct machine_config cfg;
+    struct blob module_file[OPT_MAX_MODULES];
+    struct char_backend *stream[MAX_STREAMS]; /* to close */
+    u32 stream_count;
+    struct pc *pc;
+    struct gdb_server *gdb;
+    int signal_fd;
+    u64 main_ns;     /* host clock when the command began, */
+    u64 started_ns;  /* and when the vCPUs were let go */
+    double ready_ms; /* between the two */
+};
+
+/* --- endings: the user's key, a signal, the guest ------------------------------------------------
+ */
+
+static void on_leave(void *ctx) {
+    struct run *r = ctx;
+    if (r->pc) {
+        vm_stop(pc_vm(r->pc), STOP_USER, EXIT_GUEST_OFF, "left with Ctrl-A x");
+    }
+}
+
+static void on_signal(void *ctx) {
+    struct run *r = ctx;
+    struct signalfd_siginfo info;
+    if (read(r->signal_fd, &info, sizeof(info)) == sizeof(info) && r->pc) {
+        vm_stop(pc_vm(r->pc), STOP_USER, EXIT_GUEST_OFF, "stopped by a signal");
+    }
+}
+
+static void on_stop(void *ctx) {
+    linux_host_quit(((struct run *)ctx)->lh);
+}
+
+static int signals_watch(struct run *r, struct err *err) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (r->signal_fd < 0 || linux_fd_watch(r->lh, r->signal_fd, on_signal, r)) {
+        return ERR_SET(err, ERR_IO, "cannot watch signals: %s", strerror(errno));
+    }
+    return 0;
+}
+
+/* --- back ends
+ * ------------------------------------------------------------------------------------- */
+
+static int stream_open(struct run *r, const char *what, const char *where,
+                       struct char_backend **out, struct err *err) {
+    char name[64] = "";
+    int rc = 0;
+    *out = NULL;
+    if (!strcmp(where, "stdio")) {
+        rc = con_stdio_open(r->lh, on_leave, r, out, err);
+    } else if (!strcmp(where, "pty")) {
+        rc = con_pty_open(r->lh, name, sizeof(name), out, err);
+        if (!rc) {
+            complain("%s is at %s", what, name);
+        }
+    } else if (!strncmp(where, "file=", 5)) {
+        rc = con_file_open(r->lh, where + 5, out, err);
+    }
+    if (*out) {
+        r->stream[r->stream_count++] = *out;
+    }
+    return rc;
+}
+
+static int disks_open(struct run *r, struct err *err) {
+    for (u32 i = 0; i < r->o.disk_count; i++) {
+        struct disk_config *d = &r->cfg.disk[i];
+        d->readonly = r->o.disk[i].readonly;
+        int rc = blk_file_open(r->lh, r->o.disk[i].path, d->readonly, &d->backend, err);
+        if (rc) {
+            return rc;
+        }
+        r->cfg.disk_count++;
+    }
+    return 0;
+}
+
+static int streams_open(struct run *r, struct err *err) {
+    int rc = stream_open(r, "the serial console", r->o.console, &r->cfg.serial[0], err);
+    rc = rc ? rc : stream_open(r, "the virtio console", r->o.virtio_console, &r->cfg.console, err);
+    return rc ? rc : stream_open(r, "the debug port", r->o.debugcon, &r->cfg.debug, err);
+}
+
+/* --- files
+ * ----------------------------------------------------------------------------------------- */
+
+/* "FILE ARGUMENTS": the command line of a module is the whole string, as boot loaders pass it. */
+static int module_map(struct run *r, u32 i, struct err *err) {
+    const char *text = r->o.module[i];
+    size_t len = strcspn(text, " ");
+    char path[4096];
+    if (len >= sizeof(path)) {
+        return ERR_SET(err, ERR_INVAL, "--module: name too long");
+    }
+    memcpy(path, text, len);
+    path[len] = 0;
+    const char *kept = run_options_keep(&r->o, path);
+    if (!kept) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    int rc = file_map("module", kept, &r->module_file[i], err);
+    if (!rc) {
+        r->cfg.module[i] = (struct module_config){.file = r->module_file[i], .cmdline = text};
+        r->cfg.module_count = i + 1;
+    }
+    return rc;
+}
+
+static int files_map(struct run *r, struct err *err) {
+    int rc = file_map("kernel", r->o.kernel, &r->cfg.kernel, err);
+    if (!rc && r->o.initrd) {
+        rc = file_map("initrd", r->o.initrd, &r->cfg.initrd, err);
+    }
+    for (u32 i = 0; !rc && i < r->o.module_count; i++) {
+        rc = module_map(r, i, err);
+    }
+    return rc;
+}
+
+static void files_unmap(struct run *r) {
+    file_unmap(&r->cfg.kernel);
+    file_unmap(&r->cfg.initrd);
+    for (u32 i = 0; i < r->o.module_count; i++) {
+        file_unmap(&r->module_file[i]);
+    }
+}
+
+/* --- the machine
+ * ------------------------------------------------------------------------------------ */
+
+static int memory_check(const struct run_options *o, struct err *err) {
+    u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+    if (o->memory > host) {
+        return ERR_SET(err, ERR_INVAL, "memory of %llu MiB: this host has %llu MiB",
+                       (unsigned long long)(o->memory / MIB), (unsigned long long)(host / MIB));
+    }
+    return 0;
+}
+
+static void config_fill(struct run *r) {
+    struct machine_config *c = &r->cfg;
+    const struct run_options *o = &r->o;
+    c->vcpus = o->cpus;
+    c->memory = o->memory;
+    c->cmdline = o->cmdline ? o->cmdline : "console=ttyS0";
+    c->rng = o->rng;
+    c->test_devices = o->test_devices;
+    c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
+    c->mmio_cmdline = o->mmio_cmdline;
+    c->trace = o->trace;
+    c->net_count = o->net_count;
+    for (u32 i = 0; i < o->net_count; i++) {
+        memcpy(c->net[i].mac, o->net[i].mac, sizeof(c->net[i].mac));
+        c->net[i].mtu = o->net[i].mtu;
+    }
+}
+
+static int machine_create(struct run *r, struct err *err) {
+    config_fill(r);
+    int rc = memory_check(&r->o, err);
+    rc = rc ? rc : files_map(r, err);
+    rc = rc ? rc : disks_open(r, err);
+    if (rc) {
+        return rc;
+    }
+    r->engine = engine_select(linux_host_host(r->lh), r->o.engine, r->o.quiet, err);
+    if (!r->engine) {
+        return err->code;
+    }
+    rc = streams_open(r, err);
+    rc = rc ? rc : pc_create(linux_host_host(r->lh), r->engine, &r->cfg, &r->pc, err);
+    files_unmap(r);
+    return rc;
+}
+
+/* Resident memory that is neither guest RAM (shared memory) nor shared with other processes' files.
+ */
+static u64 own_memory_kib(void) {
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    unsigned long long kib = 0;
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "RssAnon: %llu kB", &kib) == 1) {
+            break;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return kib;
+}
+
+static int machine_run(struct run *r, struct err *err) {
+    struct vm *vm = pc_vm(r->pc);
+    vm->on_stop = on_stop;
+    vm->on_stop_ctx = r;
+    if (r->o.gdb) {
+        int rc = gdb_server_create(r->lh, vm, r->o.gdb, r->o.gdb_wait, &r->gdb, err);
+        if (rc) {
+            return rc;
+        }
+    }
+    r->started_ns = host_now(linux_host_host(r->lh));
+    r->ready_ms = (double)(r->started_ns - r->main_ns) / 1e6;
+    int rc = vm_start(vm, err);
+    if (!rc) {
+        linux_host_run(r->lh);
+    }
+    return rc;
+}
+
+static void run_cleanup(struct run *r) {
+    gdb_server_destroy(r->gdb);
+    pc_destroy(r->pc);
+    for (u32 i = 0; i < r->cfg.disk_count; i++) {
+        r->cfg.disk[i].backend->ops->close(r->cfg.disk[i].backend);
+    }
+    for (u32 i = 0; i < r->stream_count; i++) {
+        r->stream[i]->ops->close(r->stream[i]);
+    }
+    files_unmap(r);
+    if (r->signal_fd >= 0) {
+        close(r->signal_fd);
+    }
+    linux_host_destroy(r->lh);
+    run_options_free(&r->o);
+}
+
+/* Figures of the run, for benchmarks and the curious. */
+static void print_stats(struct run *r) {
+    struct vm *vm = pc_vm(r->pc);
+    struct engine_stats sum = {0};
+    double seconds = (double)(host_now(linux_host_host(r->lh)) - r->started_ns) / 1e9;
+    for (u32 i = 0; i < vm->vcpu_count; i++) {
+        struct engine_stats s = {0};
+        r->engine->stats(vm->engine_vcpus[i], &s);
+        sum.instructions += s.instructions;
+        sum.exits += s.exits;
+        sum.interrupts += s.interrupts;
+        sum.exceptions += s.exceptions;
+    }
+    complain(
+        "stats: %.3f s, %llu instructions (%.1f M/s), %llu exits, %llu interrupts, %llu exceptions",
+        seconds, (unsigned long long)sum.instructions, (double)sum.instructions / seconds / 1e6,
+        (unsigned long long)sum.exits, (unsigned long long)sum.interrupts,
+        (unsigned long long)sum.exceptions);
+    complain("stats: ready to run %.3f ms after the start of the command", r->ready_ms);
+    complain("stats: %llu KiB of memory beside guest RAM", (unsigned long long)own_memory_kib());
+}
+
+/* What the person is told when the machine has ended; an ordinary end needs no words. */
+static int report_end(struct run *r, const struct vm_stop *stop) {
+    if (stop->reason == STOP_TRIPLE_FAULT || stop->reason == STOP_ERROR) {
+        complain("%s", stop->text);
+    } else if (stop->reason == STOP_RESET && !r->o.quiet) {
+        complain("the guest reset the machine");
+    }
+    return stop->code;
+}
+
+static int error_status(int rc) {
+    return rc == -ERR_NOMEM || rc == -ERR_IO ? EXIT_FAILURE_OTHER : EXIT_BAD_INPUT;
+}
+
+int cmd_run(int argc, char **argv) {
+    struct err err = {0};
+    struct run *r = calloc(1, sizeof(*r));
+    if (!r) {
+        complain("out of memory");
+        return EXIT_FAILURE_OTHER;
+    }
+    r->signal_fd = -1;
+    int rc = run_options_parse(&r->o, argc, argv, &err);
+    if (rc == 1) {
+        run_options_free(&r->o);
+        free(r);
+        return 0;
+    }
+    struct timespec begin;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    r->main_ns = (u64)begin.tv_sec * NSEC_PER_SEC + (u64)begin.tv_nsec;
+    rc = rc ? rc : linux_host_create(&r->lh, &err);
+    if (!rc) {
+        linux_host_log_level(r->lh, r->o.trace ? LOG_DEBUG : LOG_WARN);
+    }
+    rc = rc ? rc : signals_watch(r, &err);
+    rc = rc ? rc : machine_create(r, &err);
+    rc = rc ? rc : machine_run(r, &err);
+    struct vm_stop stop = {.code = error_status(rc)};
+    if (!rc) {
+        stop = vm_stop_get(pc_vm(r->pc));
+        gdb_server_exited(r->gdb, stop.code);
+        if (r->o.stats) {
+            print_stats(r);
+        }
+    }
+    bool quiet = r->o.quiet;
+    run_cleanup(r);
+    if (rc) {
+        complain("%s", err.text);
+    } else {
+        r->o.quiet = quiet;
+        report_end(r, &stop);
+    }
+    free(r);
+    return stop.code;
+}

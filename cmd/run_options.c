@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The options of `sosia run`. */
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmd/cmd.h"
+#include "core/board/config.h"
+#include "core/if/trace.h"
+
+enum option_id {
+    OPT_ENGINE = 256,
+    OPT_CPUS,
+    OPT_MEMORY,
+    OPT_KERNEL,
+    OPT_INITRD,
+    OPT_CMDLINE,
+    OPT_DISK,
+    OPT_NET,
+    OPT_CONSOLE,
+    OPT_VIRTIO_CONSOLE,
+    OPT_DEBUGCON,
+    OPT_GDB,
+    OPT_TRACE,
+    OPT_TEST_DEVICES,
+    OPT_CONFIG,
+    OPT_MODULE,
+    OPT_TRANSPORT,
+    OPT_RNG,
+    OPT_QUIET,
+    OPT_STATS,
+    OPT_HELP,
+};
+
+static const struct option long_options[] = {
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"cpus", required_argument, NULL, OPT_CPUS},
+    {"memory", required_argument, NULL, OPT_MEMORY},
+    {"kernel", required_argument, NULL, OPT_KERNEL},
+    {"initrd", required_argument, NULL, OPT_INITRD},
+    {"cmdline", required_argument, NULL, OPT_CMDLINE},
+    {"disk", required_argument, NULL, OPT_DISK},
+    {"net", required_argument, NULL, OPT_NET},
+    {"console", required_argument, NULL, OPT_CONSOLE},
+    {"virtio-console", required_argument, NULL, OPT_VIRTIO_CONSOLE},
+    {"debugcon", required_argument, NULL, OPT_DEBUGCON},
+    {"gdb", required_argument, NULL, OPT_GDB},
+    {"trace", required_argument, NULL, OPT_TRACE},
+    {"test-devices", no_argument, NULL, OPT_TEST_DEVICES},
+    {"config", required_argument, NULL, OPT_CONFIG},
+    {"module", required_argument, NULL, OPT_MODULE},
+    {"transport", required_argument, NULL, OPT_TRANSPORT},
+    {"rng", required_argument, NULL, OPT_RNG},
+    {"quiet", no_argument, NULL, OPT_QUIET},
+    {"stats", no_argument, NULL, OPT_STATS},
+    {"help", no_argument, NULL, OPT_HELP},
+    {0},
+};
+
+static const char help_text[] =
+    "usage: sosia run --kernel FILE [OPTIONS]\n"
+    "       sosia run --config FILE [OPTIONS]\n\n"
+    "Runs a virtual machine until the guest powers off or resets. Ctrl-A x leaves at once.\n\n"
+    "  --kernel FILE            bzImage, vmlinux with a PVH note, or Multiboot image\n"
+    "  --initrd FILE            initial RAM disk\n"
+    "  --module 'FILE [ARGS]'   a further Multiboot or PVH module; may be repeated\n"
+    "  --cmdline STRING         kernel command line (default: console=ttyS0)\n"
+    "  --engine auto|kvm|soft   how instructions execute (default: auto)\n"
+    "  --cpus N                 1 to 64 (default: 1)\n"
+    "  --memory SIZE            such as 512M or 4G; a plain number is MiB (default: 512M)\n"
+    "  --disk FILE[,readonly]   a raw image on virtio-blk; may be repeated\n"
+    "  --net none               a virtio-net card without a cable; may be repeated\n"
+    "  --console stdio|pty|none|file=PATH\n"
+    "                           where the first serial port goes (default: stdio)\n"
+    "  --virtio-console stdio|pty|none|file=PATH\n"
+    "                           a virtio console as well (default: none)\n"
+    "  --debugcon file=PATH     where bytes written to port 0xe9 go\n"
+    "  --transport pci|mmio|mmio-cmdline\n"
+    "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
+    "                           names them on the kernel command line, for acpi=off\n"
+    "  --rng on|off             virtio entropy device (default: on)\n"
+    "  --gdb tcp:ADDRESS:PORT|unix:PATH[,wait]\n"
+    "                           serve a debugger; with wait nothing runs before it says so\n"
+    "  --trace LIST             exits,pio,mmio,irq,msr,virtio,pci,boot,vcpu,gdb or all\n"
+    "  --test-devices           QEMU's isa-debug-exit and pc-testdev\n"
+    "  --config FILE            a machine in Firecracker's JSON format\n"
+    "  --quiet                  no line about the engine\n"
+    "  --stats                  print counters of the run at its end\n"
+    "  --help                   this text\n\n"
+    "Exit status: 0 guest powered off or reset, 1 the host failed, 2 bad usage or input,\n"
+    "3 guest crashed (triple fault) or the machine cannot go on.\n";
+
+int parse_size(const char *text, u64 *bytes) {
+    char *end;
+    errno = 0;
+    if (!isdigit((unsigned char)text[0])) {
+        return -ERR_INVAL;
+    }
+    unsigned long long value = strtoull(text, &end, 10);
+    unsigned shift = 20;
+    switch (toupper((unsigned char)*end)) {
+    case 'K':
+        shift = 10;
+        break;
+    case 'G':
+        shift = 30;
+        break;
+    case 'T':
+        shift = 40;
+        break;
+    default:
+        break;
+    }
+    if (*end && strchr("kKmMgGtT", *end)) {
+        end++;
+        if (*end == 'i') {
+            end++;
+        }
+        if (*end == 'B') {
+            end++;
+        }
+    }
+    if (*end || errno || value > UINT64_MAX >> shift) {
+        return -ERR_INVAL;
+    }
+    *bytes = (u64)value << shift;
+    return 0;
+}
+
+const char *run_options_keep(struct run_options *o, const char *text) {
+    if (o->string_count == OPT_STRINGS) {
+        return NULL;
+    }
+    char *copy = strdup(text);
+    if (copy) {
+        o->strings[o->string_count++] = copy;
+    }
+    return copy;
+}
+
+void run_options_free(struct run_options *o) {
+    for (u32 i = 0; i < o->string_count; i++) {
+        free(o->strings[i]);
+    }
+    o->string_count = 0;
+}
+
+static int parse_engine(struct run_options *o, const char *arg, struct err *err) {
+    static const char *const names[] = {"auto", "kvm", "soft"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (!strcmp(arg, names[i])) {
+            o->engine = (enum engine_choice)i;
+            return 0;
+        }
+    }
+    return ERR_SET(err, ERR_INVAL, "--engine %s: not one of auto, kvm, soft", arg);
+}
+
+static int parse_cpus(struct run_options *o, const char *arg, struct err *err) {
+    char *end;
+    unsigned long n = strtoul(arg, &end, 10);
+    if (!isdigit((unsigned char)arg[0]) || *end || n < 1 || n > MACHINE_MAX_VCPUS) {
+        return ERR_SET(err, ERR_INVAL, "--cpus %s: not a number from 1 to %d", arg,
+                       MACHINE_MAX_VCPUS);
+    }
+    o->cpus = (u32)n;
+    return 0;
+}
+
+static int parse_memory(struct run_options *o, const char *arg, struct err *err) {
+    if (parse_size(arg, &o->memory)) {
+        return ERR_SET(err, ERR_INVAL, "--memory %s: not a size such as 512M or 4G", arg);
+    }
+    return 0;
+}
+
+static int parse_disk(struct run_options *o, const char *arg, struct err *err) {
+    if (o->disk_count == OPT_MAX_DISKS) {
+        return ERR_SET(err, ERR_INVAL, "--disk: at most %d disks", OPT_MAX_DISKS);
+    }
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    if (!text) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    struct disk_option *d = &o->disk[o->disk_count];
+    *d = (struct disk_option){.path = text};
+    char *comma = strchr(text, ',');
+    if (comma) {
+        *comma = 0;
+        if (strcmp(comma + 1, "readonly") && strcmp(comma + 1, "ro")) {
+            return ERR_SET(err, ERR_INVAL, "--disk %s: unknown option '%s'", text, comma + 1);
+        }
+        d->readonly = true;
+    }
+    if (!*text) {
+        return ERR_SET(err, ERR_INVAL, "--disk: no file named");
+    }
+    o->disk_count++;
+    return 0;
+}
+
+static int parse_net(struct run_options *o, const char *arg, struct err *err) {
+    if (strcmp(arg, "none")) {
+        return ERR_SET(err, ERR_INVAL, "--net %s: only 'none' is offered", arg);
+    }
+    if (o->net_count == OPT_MAX_NETS) {
+        return ERR_SET(err, ERR_INVAL, "--net: at most %d cards", OPT_MAX_NETS);
+    }
+    o->net[o->net_count++] = (struct net_option){0};
+    return 0;
+}
+
+static int parse_stream(const char *option, const char *arg, const char **out, struct err *err) {
+    if (strcmp(arg, "stdio") && strcmp(arg, "pty") && strcmp(arg, "none") &&
+        (strncmp(arg, "file=", 5) || !arg[5])) {
+        return ERR_SET(err, ERR_INVAL, "%s %s: not one of stdio, pty, none, file=PATH", option,
+                       arg);
+    }
+    *out = arg;
+    return 0;
+}
+
+static int parse_transport(struct run_options *o, const char *arg, struct err *err) {
+    if (strcmp(arg, "pci") && strcmp(arg, "mmio") && strcmp(arg, "mmio-cmdline")) {
+        return ERR_SET(err, ERR_INVAL, "--transport %s: not one of pci, mmio, mmio-cmdline", arg);
+    }
+    o->mmio = arg[0] == 'm';
+    o->mmio_cmdline = !strcmp(arg, "mmio-cmdline");
+    return 0;
+}
+
+static int parse_module(struct run_options *o, const char *arg, struct err *err) {
+    if (o->module_count == OPT_MAX_MODULES) {
+        return ERR_SET(err, ERR_INVAL, "--module: at most %d modules", OPT_MAX_MODULES);
+    }
+    o->module[o->module_count++] = arg;
+    return 0;
+}
+
+static int parse_gdb(struct run_options *o, const char *arg, struct err *err) {
+    const char *text = run_options_keep(o, arg);
+    if (!text) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    char *comma = strrchr((char *)(uintptr_t)text, ',');
+    if (comma && !strcmp(comma, ",wait")) {
+        *comma = 0;
+        o->gdb_wait = true;
+    }
+    if (strncmp(text, "tcp:", 4) && strncmp(text, "unix:", 5)) {
+        return ERR_SET(err, ERR_INVAL, "--gdb %s: not tcp:ADDRESS:PORT or unix:PATH", arg);
+    }
+    o->gdb = text;
+    return 0;
+}
+
+static int parse_rng(struct run_options *o, const char *arg, struct err *err) {
+    if (strcmp(arg, "on") && strcmp(arg, "off")) {
+        return ERR_SET(err, ERR_INVAL, "--rng %s: not on or off", arg);
+    }
+    o->rng = !strcmp(arg, "on");
+    return 0;
+}
+
+static int parse_one(struct run_options *o, int id, const char *arg, struct err *err) {
+    switch (id) {
+    case OPT_ENGINE:
+        return parse_engine(o, arg, err);
+    case OPT_CPUS:
+        return parse_cpus(o, arg, err);
+    case OPT_MEMORY:
+        return parse_memory(o, arg, err);
+    case OPT_KERNEL:
+        o->kernel = arg;
+        return 0;
+    case OPT_INITRD:
+        o->initrd = arg;
+        return 0;
+    case OPT_CMDLINE:
+        o->cmdline = arg;
+        return 0;
+    case OPT_DISK:
+        return parse_disk(o, arg, err);
+    case OPT_NET:
+        return parse_net(o, arg, err);
+    case OPT_CONSOLE:
+        return parse_stream("--console", arg, &o->console, err);
+    case OPT_VIRTIO_CONSOLE:
+        return parse_stream("--virtio-console", arg, &o->virtio_console, err);
+    case OPT_DEBUGCON:
+        return parse_stream("--debugcon", arg, &o->debugcon, err);
+    case OPT_GDB:
+        return parse_gdb(o, arg, err);
+    case OPT_TRACE:
+        return trace_parse(arg, &o->trace, err);
+    case OPT_TEST_DEVICES:
+        o->test_devices = true;
+        return 0;
+    case OPT_CONFIG:
+        o->config = arg;
+        return 0;
+    case OPT_MODULE:
+        return parse_module(o, arg, err);
+    case OPT_TRANSPORT:
+        return parse_transport(o, arg, err);
+    case OPT_RNG:
+        return parse_rng(o, arg, err);
+    case OPT_STATS:
+        o->stats = true;
+        return 0;
+    case OPT_QUIET:
+        o->quiet = true;
+        return 0;
+    default:
+        return -ERR_INVAL;
+    }
+}
+
+/* The configuration file comes first, so that options on the command line win over it. */
+static int preload_config(struct run_options *o, int argc, char **argv, struct err *err) {
+    int id;
+    optind = 0;
+    opterr = 0;
+    while ((id = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+        if (id == OPT_CONFIG) {
+            int rc = config_file_load(o, optarg, err);
+            if (rc) {
+                return rc;
+            }
+        }
+    }
+    return 0;
+}
+
+static int check_complete(const struct run_options *o, struct err *err) {
+    if (!o->kernel) {
+        return ERR_SET(err, ERR_INVAL, "no kernel: give --kernel FILE or --config FILE");
+    }
+    if (!strcmp(o->console, "stdio") && !strcmp(o->virtio_console, "stdio")) {
+        return ERR_SET(err, ERR_INVAL, "--console and --virtio-console cannot both be stdio");
+    }
+    if (!o->memory || o->memory % PAGE_SIZE || o->memory < MACHINE_MIN_MEMORY ||
+        o->memory > MACHINE_MAX_MEMORY) {
+        return ERR_SET(err, ERR_INVAL,
+                       "memory of %llu bytes: not a multiple of 4 KiB from 1 MiB to 1 TiB",
+                       (unsigned long long)o->memory);
+    }
+    return 0;
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv, struct err *err) {
+    int id, index = -1;
+    *o = (struct run_options){.cpus = 1,
+                              .memory = 512 * MIB,
+                              .console = "stdio",
+                              .virtio_console = "none",
+                              .debugcon = "none",
+                              .rng = true};
+    int rc = preload_config(o, argc, argv, err);
+    optind = 0;
+    opterr = 0;
+    while (!rc && (id = getopt_long(argc, argv, "h", long_options, &index)) != -1) {
+        if (id == OPT_HELP || id == 'h') {
+            fputs(help_text, stdout);
+            return 1;
+        }
+        if (id == '?') {
+            return ERR_SET(err, ERR_INVAL,
+                           "%s: unknown option or missing value; see `sosia run --help`",
+                           argv[optind > 1 ? optind - 1 : 1]);
+        }
+        rc = parse_one(o, id, optarg, err);
+    }
+    if (!rc && optind < argc) {
+        rc = ERR_SET(err, ERR_INVAL, "%s: not an option; see `sosia run --help`", argv[optind]);
+    }
+    return rc ? rc : check_complete(o, err);
+}
