@@ -67,9 +67,10 @@ int config_text_load(struct run_options *o, const char *name, const char *text, 
 int file_map(const char *what, const char *path, struct blob *out, struct err *err);
 void file_unmap(struct blob *blob);
 
-/* engine_select.c: the engine to use, or NULL with err filled; says what auto chose on stderr. */
+/* engine_select.c: the engine to use, or NULL with err filled; says what auto chose on stderr.
+ * caps gets what its probe found. */
 const struct engine_ops *engine_select(struct host *host, enum engine_choice choice, bool quiet,
-                                       struct err *err);
+                                       struct engine_caps *caps, struct err *err);
 
 /* One line on standard error: "sosia: TEXT". */
 void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);

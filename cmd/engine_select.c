@@ -4,29 +4,30 @@
 #include "engines/kvm/kvm.h"
 #include "engines/soft/engine.h"
 
-static const struct engine_ops *select_auto(struct host *host, bool quiet) {
-    struct engine_caps caps = {0};
+static const struct engine_ops *select_auto(struct host *host, bool quiet,
+                                            struct engine_caps *caps) {
     struct err why = {0};
-    if (!kvm_engine_ops.probe(host, &caps, &why)) {
+    if (!kvm_engine_ops.probe(host, caps, &why)) {
         if (!quiet) {
-            complain("engine kvm: %s", caps.note);
+            complain("engine kvm: %s", caps->note);
         }
         return &kvm_engine_ops;
     }
     if (!quiet) {
-        complain("engine soft: %s", why.text[0] ? why.text : caps.note);
+        complain("engine soft: %s", why.text[0] ? why.text : caps->note);
     }
+    *caps = (struct engine_caps){0};
+    soft_engine_ops.probe(host, caps, NULL);
     return &soft_engine_ops;
 }
 
 const struct engine_ops *engine_select(struct host *host, enum engine_choice choice, bool quiet,
-                                       struct err *err) {
-    struct engine_caps caps = {0};
+                                       struct engine_caps *caps, struct err *err) {
     struct err why = {0};
     switch (choice) {
     case ENGINE_KVM:
         /* Asked for by name: a KVM that only emulates is slow but allowed. */
-        if (kvm_engine_ops.probe(host, &caps, &why) && !caps.flags) {
+        if (kvm_engine_ops.probe(host, caps, &why) && !caps->flags) {
             ERR_SET(err, ERR_UNSUPPORTED, "engine kvm: %s", why.text);
             return NULL;
         }
@@ -35,9 +36,12 @@ const struct engine_ops *engine_select(struct host *host, enum engine_choice cho
         }
         return &kvm_engine_ops;
     case ENGINE_SOFT:
+        if (soft_engine_ops.probe(host, caps, err)) {
+            return NULL;
+        }
         return &soft_engine_ops;
     case ENGINE_AUTO:
         break;
     }
-    return select_auto(host, quiet);
+    return select_auto(host, quiet, caps);
 }

@@ -19,6 +19,7 @@ struct run {
     struct run_options o;
     struct linux_host *lh;
     const struct engine_ops *engine;
+    struct engine_caps caps;
     struct machine_config cfg;
     struct blob module_file[OPT_MAX_MODULES];
     struct char_backend *stream[MAX_STREAMS]; /* to close */
@@ -192,10 +193,11 @@ static int machine_create(struct run *r, struct err *err) {
     if (rc) {
         return rc;
     }
-    r->engine = engine_select(linux_host_host(r->lh), r->o.engine, r->o.quiet, err);
+    r->engine = engine_select(linux_host_host(r->lh), r->o.engine, r->o.quiet, &r->caps, err);
     if (!r->engine) {
         return err->code;
     }
+    r->cfg.caps = &r->caps;
     rc = streams_open(r, err);
     rc = rc ? rc : pc_create(linux_host_host(r->lh), r->engine, &r->cfg, &r->pc, err);
     files_unmap(r);

@@ -73,9 +73,29 @@ void cpuid_host(u32 leaf, u32 subleaf, u32 out[4]) {
                      : "a"(leaf), "c"(subleaf));
 }
 
+/* Each leaf is read once: inside a virtual machine CPUID costs microseconds, and features share
+ * leaves. */
+struct host_cache {
+    u32 count;
+    struct {
+        u32 leaf, subleaf, value[4];
+    } entry[48];
+};
+
 static void host_query(void *ctx, u32 leaf, u32 subleaf, u32 out[4]) {
-    (void)ctx;
+    struct host_cache *c = ctx;
+    for (u32 i = 0; i < c->count; i++) {
+        if (c->entry[i].leaf == leaf && c->entry[i].subleaf == subleaf) {
+            memcpy(out, c->entry[i].value, sizeof(c->entry[i].value));
+            return;
+        }
+    }
     cpuid_host(leaf, subleaf, out);
+    if (c->count < ARRAY_LEN(c->entry)) {
+        c->entry[c->count].leaf = leaf;
+        c->entry[c->count].subleaf = subleaf;
+        memcpy(c->entry[c->count++].value, out, sizeof(c->entry[0].value));
+    }
 }
 
 static u64 host_xcr0(void) {
@@ -485,7 +505,8 @@ int cpuid_policy_build(struct cpuid_policy *p, const struct cpuid_source *host, 
 }
 
 int cpuid_policy_init(struct cpuid_policy *p, u64 tsc_hz, u32 vcpus, struct err *err) {
-    struct cpuid_source host = {.query = host_query, .xcr0 = host_xcr0()};
+    struct host_cache cache = {.count = 0};
+    struct cpuid_source host = {.query = host_query, .ctx = &cache, .xcr0 = host_xcr0()};
     return cpuid_policy_build(p, &host, tsc_hz, vcpus, err);
 }
 
