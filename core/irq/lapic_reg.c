@@ -322,6 +322,9 @@ static int write_apic_base(struct lapic *l, u64 value) {
         lapic_clear(l);
         l->regs[LAPIC_ID] = l->ev->id << 24;
         l->regs[LAPIC_LDR] = 0;
+        if (l->lint[0]) { /* now the PIC may reach the processor directly */
+            vcpu_attend(l->ev, ATTN_INTERRUPT);
+        }
     } else if (!(old & APIC_BASE_EXTD) && (value & APIC_BASE_EXTD)) {
         l->regs[LAPIC_ID] = l->ev->id;
         l->regs[LAPIC_LDR] = lapic_x2_ldr(l->ev->id);

@@ -60,6 +60,55 @@ static void test_apic_off(void **state) {
     irq_pulse(c->irq, 4);
     assert_false(irqchip_pending(c->irq, 1));
     assert_int_equal(irqchip_accept(c->irq, 0), 0x34);
+    chips_out(c, 0x20, 0x20);
+    /* An interrupt that LINT0 held back shows when the APIC goes off. */
+    assert_int_equal(lapic_msr_write(irqchip_lapic(c->irq, 0), 0x1b, 0xfee00800), 0);
+    irq_pulse(c->irq, 4);
+    assert_false(irqchip_pending(c->irq, 0));
+    chips_attention(c, 0);
+    assert_int_equal(lapic_msr_write(irqchip_lapic(c->irq, 0), 0x1b, 0xfee00000), 0);
+    assert_int_equal(chips_attention(c, 0), ATTN_INTERRUPT);
+    assert_int_equal(irqchip_accept(c->irq, 0), 0x34);
+}
+
+/* Messages from several threads at once: every vector arrives, none twice. */
+struct sender {
+    struct chips *c;
+    u8 base;
+};
+
+static void send_many(void *ctx) {
+    struct sender *s = ctx;
+    for (u32 i = 0; i < 64; i++) {
+        irq_msi(s->c->irq, 0xfee01000, s->base + i);
+        irq_set(s->c->irq, 16 + s->base / 64, i & 1);
+    }
+}
+
+static void test_messages_from_threads(void **state) {
+    struct chips *c = *state;
+    struct host *host = &c->fake->host;
+    struct sender s[3] = {{c, 0x40}, {c, 0x80}, {c, 0xc0}};
+    struct host_thread *thread[3];
+    chips_apic_enable(c, 1);
+    for (u32 i = 0; i < 3; i++) {
+        thread[i] = host->ops->thread_start(host, "sender", send_many, &s[i]);
+        assert_non_null(thread[i]);
+    }
+    u32 got = 0;
+    bool seen[256] = {false};
+    for (u32 joined = 0; joined < 3 || irqchip_pending(c->irq, 1);) {
+        int vector = irqchip_accept(c->irq, 1);
+        if (vector >= 0) {
+            assert_false(seen[vector]);
+            seen[vector] = true;
+            got++;
+            chips_apic_write(c, 1, LAPIC_EOI, 0);
+        } else if (joined < 3) {
+            host->ops->thread_join(host, thread[joined++]);
+        }
+    }
+    assert_int_equal(got, 192);
 }
 
 static void test_lint0_fixed(void **state) {
@@ -260,6 +309,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_virtual_wire),
         T(test_apic_off),
+        T(test_messages_from_threads),
         T(test_lint0_fixed),
         T(test_extint_message),
         T(test_apic_first),

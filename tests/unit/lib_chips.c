@@ -10,7 +10,7 @@ static struct chips *of_vm(struct engine_vm *vm) {
 }
 
 static void kick(struct engine_vcpu *v) {
-    of_vm(v->vm)->kicks[v->id]++;
+    __atomic_fetch_add(&of_vm(v->vm)->kicks[v->id], 1, __ATOMIC_RELAXED);
 }
 
 static u64 tsc_get(struct engine_vcpu *v) {
