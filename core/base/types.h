@@ -24,6 +24,14 @@ void *memcpy(void *restrict dst, const void *restrict src, size_t n);
 void *memmove(void *dst, const void *src, size_t n);
 void *memset(void *dst, int c, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
+/* A freestanding compiler does not take them for what they are, and would call memcpy for 8 bytes.
+ */
+#if !__STDC_HOSTED__
+#define memcpy(dst, src, n)  __builtin_memcpy((dst), (src), (n))
+#define memmove(dst, src, n) __builtin_memmove((dst), (src), (n))
+#define memset(dst, c, n)    __builtin_memset((dst), (c), (n))
+#define memcmp(a, b, n)      __builtin_memcmp((a), (b), (n))
+#endif
 
 #define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

@@ -47,11 +47,76 @@ void vec_stub_fault(struct soft_vcpu *c, u32 status) {
 /* --- memory operands ---------------------------------------------------------------------------
  */
 
-void *vec_mem_read(struct soft_vcpu *c, u64 linear, u32 size) {
-    void *p = soft_lin_ptr(c, linear, size, ACCESS_READ, c->mmu);
-    if (UNLIKELY(!p)) {
+/* Addresses as bind.c prepares them for integer handlers. */
+static bool address_simple(const struct soft_vcpu *c, const struct insn *i, s64 disp) {
+    if (disp != (s32)disp) {
+        return false;
+    }
+    if (c->mode == 64) {
+        return i->addrsize == 8;
+    }
+    bool flat = i->mem.seg == SEG_DS || i->mem.seg == SEG_SS || i->mem.seg == SEG_ES;
+    return c->mode == 32 && c->seg_flat && i->addrsize == 4 && flat;
+}
+
+static u16 gpr_field(u8 n) {
+    return (u16)(offsetof(struct soft_vcpu, s.gpr) + sizeof(u64) * n);
+}
+
+void vec_bind_address(struct bind *b, const struct insn_operand *mem) {
+    struct uop *u = b->uop;
+    const struct insn_mem *m = &b->insn->mem;
+    s64 disp = m->disp + (m->base == MEM_RIP ? u->offset + u->len : 0);
+    u->opsize = (u8)mem->size;
+    u->dst = (b->insn->flags & INSN_ALIGNED) != 0;
+    u->spare = address_simple(b->c, b->insn, disp);
+    if (!u->spare) {
+        return;
+    }
+    u->disp = (s32)disp;
+    u->base_off = u->index_off = u->seg_off = (u16)offsetof(struct soft_vcpu, zero);
+    if (m->base == MEM_RIP) {
+        u->base_off = (u16)offsetof(struct soft_vcpu, block_rip);
+    } else if (m->base != MEM_NONE) {
+        u->base_off = gpr_field(m->base);
+    }
+    if (m->index != MEM_NONE) {
+        u->index_off = gpr_field(m->index);
+    }
+    if (b->c->mode == 64 && (m->seg == SEG_FS || m->seg == SEG_GS)) {
+        u->seg_off = (u16)(offsetof(struct soft_vcpu, s.seg) + m->seg * sizeof(struct segment) +
+                           offsetof(struct segment, base));
+    }
+}
+
+u64 vec_offset(const struct soft_vcpu *c, const struct uop *u) {
+    return u->spare ? uop_addr(c, u) - field64(c, u->seg_off)
+                    : soft_ea((struct soft_vcpu *)(uintptr_t)c, u);
+}
+
+static u64 mem_linear(struct soft_vcpu *c, const struct uop *u, u64 offset, enum access access) {
+    u64 linear = soft_linear(c, u->seg, offset, u->opsize, access);
+    if (u->dst && UNLIKELY(linear & (u->opsize - 1u))) {
+        soft_gp(c, 0);
+    }
+    return linear;
+}
+
+void *vec_mem_read(struct soft_vcpu *c, const struct uop *u, u64 offset) {
+    u64 linear = mem_linear(c, u, offset, ACCESS_READ);
+    void *p = soft_lin_ptr(c, linear, u->opsize, ACCESS_READ, c->mmu);
+    if (!p) {
         p = c->vec->bounce;
-        soft_lin_read(c, linear, p, size, c->mmu);
+        soft_lin_read(c, linear, p, u->opsize, c->mmu);
+    }
+    return p;
+}
+
+void *vec_mem_write(struct soft_vcpu *c, const struct uop *u, u64 offset, u64 *linear) {
+    *linear = mem_linear(c, u, offset, ACCESS_WRITE);
+    void *p = soft_lin_ptr(c, *linear, u->opsize, ACCESS_WRITE, c->mmu);
+    if (!p) {
+        soft_lin_probe(c, *linear, u->opsize, ACCESS_WRITE, c->mmu);
     }
     return p;
 }
@@ -75,9 +140,10 @@ static void vec_reg(struct soft_vcpu *c, const struct uop *u) {
 }
 
 static void vec_load(struct soft_vcpu *c, const struct uop *u) {
-    u64 linear = soft_linear(c, u->seg, soft_ea(c, u), u->opsize, ACCESS_READ);
-    vec_align_check(c, u, linear);
-    void *mem = vec_mem_read(c, linear, u->opsize);
+    void *mem = vec_mem_fast(c, u, false);
+    if (UNLIKELY(!mem)) {
+        mem = vec_mem_read(c, u, vec_offset(c, u));
+    }
     u32 status = vec_stub(c, u)(c, mem, &c->vec->host_mxcsr);
     if (UNLIKELY(status)) {
         vec_stub_fault(c, status);
@@ -85,19 +151,27 @@ static void vec_load(struct soft_vcpu *c, const struct uop *u) {
     NEXT(c, u);
 }
 
-static void vec_store(struct soft_vcpu *c, const struct uop *u) {
-    u64 linear = soft_linear(c, u->seg, soft_ea(c, u), u->opsize, ACCESS_WRITE);
-    vec_align_check(c, u, linear);
-    void *mem = soft_lin_ptr(c, linear, u->opsize, ACCESS_WRITE, c->mmu);
-    if (UNLIKELY(!mem)) {
-        soft_lin_probe(c, linear, u->opsize, ACCESS_WRITE, c->mmu);
-    }
+static void vec_store_slow(struct soft_vcpu *c, const struct uop *u) {
+    u64 linear;
+    void *mem = vec_mem_write(c, u, vec_offset(c, u), &linear);
     u32 status = vec_stub(c, u)(c, mem ? mem : c->vec->bounce, &c->vec->host_mxcsr);
-    if (UNLIKELY(status)) {
+    if (status) {
         vec_stub_fault(c, status);
     }
-    if (UNLIKELY(!mem)) {
+    if (!mem) {
         soft_lin_write(c, linear, c->vec->bounce, u->opsize, c->mmu);
+    }
+    NEXT(c, u);
+}
+
+static void vec_store(struct soft_vcpu *c, const struct uop *u) {
+    void *mem = vec_mem_fast(c, u, true);
+    if (UNLIKELY(!mem)) {
+        return vec_store_slow(c, u);
+    }
+    u32 status = vec_stub(c, u)(c, mem, &c->vec->host_mxcsr);
+    if (UNLIKELY(status)) {
+        vec_stub_fault(c, status);
     }
     NEXT(c, u);
 }
@@ -246,13 +320,12 @@ static bool bind_operands(struct bind *b) {
     if (!vec_bind_stub(b)) {
         return false;
     }
-    b->uop->opsize = mem ? (u8)mem->size : 0;
-    b->uop->dst = (i->flags & INSN_ALIGNED) != 0;
     if (!mem) {
         b->uop->fn = vec_reg;
-    } else {
-        b->uop->fn = mem->flags & OPERAND_WRITE ? vec_store : vec_load;
+        return true;
     }
+    vec_bind_address(b, mem);
+    b->uop->fn = mem->flags & OPERAND_WRITE ? vec_store : vec_load;
     return true;
 }
 

@@ -21,6 +21,7 @@
 #define ENGINES_SOFT_VEC_H
 
 #include "core/if/mutex.h"
+#include "engines/soft/mem.h"
 #include "engines/soft/soft.h"
 
 /* --- what the rest of the engine calls ---------------------------------------------------------
@@ -131,16 +132,32 @@ const struct insn_operand *vec_mem_operand(const struct insn *insn); /* NULL: no
 /* Finds or makes the stub; false when the form has none. */
 bool vec_bind_stub(struct bind *b);
 stub_fn vec_stub_slow(struct soft_vcpu *c, const struct uop *u);
-/* Where the stub finds [linear, linear+size): guest RAM itself, or the bounce buffer filled. */
-void *vec_mem_read(struct soft_vcpu *c, u64 linear, u32 size);
+/* Prepares the address of the memory operand: what vec_mem_fast needs, and uop.opsize, uop.dst. */
+void vec_bind_address(struct bind *b, const struct insn_operand *mem);
+/* Offset of the memory operand in its segment. */
+u64 vec_offset(const struct soft_vcpu *c, const struct uop *u);
+/* Where the stub finds the operand at offset: guest RAM itself, or the bounce buffer, filled. */
+void *vec_mem_read(struct soft_vcpu *c, const struct uop *u, u64 offset);
+/* The same for a store: checked; NULL when it is to go to the bounce buffer first and then, by
+ * soft_lin_write, to *linear. */
+void *vec_mem_write(struct soft_vcpu *c, const struct uop *u, u64 offset, u64 *linear);
 /* Raises what a stub has reported. */
 _Noreturn void vec_stub_fault(struct soft_vcpu *c, u32 status);
 
-/* uop.dst: the form's memory operand must be aligned to its size, uop.opsize. */
-static inline void vec_align_check(struct soft_vcpu *c, const struct uop *u, u64 linear) {
-    if (u->dst && UNLIKELY(linear & (u->opsize - 1u))) {
-        soft_gp(c, 0);
+/*
+ * The operand's place when its segment cannot matter (uop.spare) and its translation is cached;
+ * NULL: take the long way. uop.opsize: its bytes; uop.dst: it must be aligned to them.
+ */
+static inline void *vec_mem_fast(struct soft_vcpu *c, const struct uop *u, bool write) {
+    if (UNLIKELY(!u->spare)) {
+        return NULL;
     }
+    u64 a = uop_addr(c, u);
+    const struct tlb_entry *e = tlb_slot(c->dtlb, a);
+    u64 tag = write ? e->write : e->read;
+    bool aligned = !u->dst || !(a & (u->opsize - 1u));
+    return LIKELY(tag == TAG_OF(a, u->opsize) && aligned) ? (void *)(uintptr_t)(a + e->addend)
+                                                          : NULL;
 }
 
 static inline stub_fn vec_stub(struct soft_vcpu *c, const struct uop *u) {

@@ -116,29 +116,40 @@ static void x87_reg(struct soft_vcpu *c, const struct uop *u) {
 
 static void x87_mem_load(struct soft_vcpu *c, const struct uop *u) {
     x87_begin(c, u);
-    u64 ea = soft_ea(c, u);
-    u64 linear = soft_linear(c, u->seg, ea, u->opsize, ACCESS_READ);
-    vec_align_check(c, u, linear);
-    void *mem = vec_mem_read(c, linear, u->opsize);
-    x87_pointers(c, u, ea);
+    u64 offset = vec_offset(c, u);
+    void *mem = vec_mem_fast(c, u, false);
+    if (UNLIKELY(!mem)) {
+        mem = vec_mem_read(c, u, offset);
+    }
+    x87_pointers(c, u, offset);
     x87_run(c, u, mem);
     NEXT(c, u);
 }
 
 /* A masked response may suppress the store, so a bounce buffer starts as what memory holds. */
+static void x87_store_slow(struct soft_vcpu *c, const struct uop *u, u64 offset) {
+    u64 linear;
+    u8 *bounce = c->vec->bounce;
+    void *mem = vec_mem_write(c, u, offset, &linear);
+    if (!mem) {
+        soft_lin_read(c, linear, bounce, u->opsize, c->mmu);
+    }
+    x87_pointers(c, u, offset);
+    x87_run(c, u, mem ? mem : bounce);
+    if (!mem) {
+        soft_lin_write(c, linear, bounce, u->opsize, c->mmu);
+    }
+}
+
 static void x87_mem_store(struct soft_vcpu *c, const struct uop *u) {
     x87_begin(c, u);
-    u64 ea = soft_ea(c, u);
-    u64 linear = soft_linear(c, u->seg, ea, u->opsize, ACCESS_WRITE);
-    void *mem = soft_lin_ptr(c, linear, u->opsize, ACCESS_WRITE, c->mmu);
+    u64 offset = vec_offset(c, u);
+    void *mem = vec_mem_fast(c, u, true);
     if (UNLIKELY(!mem)) {
-        soft_lin_probe(c, linear, u->opsize, ACCESS_WRITE, c->mmu);
-        soft_lin_read(c, linear, c->vec->bounce, u->opsize, c->mmu);
-    }
-    x87_pointers(c, u, ea);
-    x87_run(c, u, mem ? mem : c->vec->bounce);
-    if (UNLIKELY(!mem)) {
-        soft_lin_write(c, linear, c->vec->bounce, u->opsize, c->mmu);
+        x87_store_slow(c, u, offset);
+    } else {
+        x87_pointers(c, u, offset);
+        x87_run(c, u, mem);
     }
     NEXT(c, u);
 }
@@ -178,15 +189,14 @@ bool vec_bind_x87(struct bind *b) {
     const struct insn *i = b->insn;
     const struct insn_operand *mem = vec_mem_operand(i);
     b->uop->src = x87_kind(i);
-    b->uop->opsize = mem ? (u8)mem->size : 0;
-    b->uop->dst = (i->flags & INSN_ALIGNED) != 0;
     if (!vec_bind_stub(b)) {
         return false;
     }
     if (!mem) {
         b->uop->fn = x87_reg;
-    } else {
-        b->uop->fn = mem->flags & OPERAND_WRITE ? x87_mem_store : x87_mem_load;
+        return true;
     }
+    vec_bind_address(b, mem);
+    b->uop->fn = mem->flags & OPERAND_WRITE ? x87_mem_store : x87_mem_load;
     return true;
 }
