@@ -439,6 +439,11 @@ static void clock_leaves(struct cpuid_policy *p) {
               (const u32[]){(u32)MIN(p->tsc_hz / 1000, UINT32_MAX), CRYSTAL_HZ / 1000, 0, 0});
 }
 
+void cpuid_policy_set_tsc(struct cpuid_policy *p, u64 tsc_hz) {
+    p->tsc_hz = tsc_hz;
+    clock_leaves(p);
+}
+
 static void hypervisor_leaves(struct cpuid_policy *p) {
     static const char kvm[12] = "KVMKVMKVM";
     static const char own[12] = {'S', 'o', 's', 'i', 'a', 'S', 'o', 's', 'i', 'a', ' ', ' '};

@@ -128,7 +128,10 @@ int cpuid_policy_build(struct cpuid_policy *p, const struct cpuid_source *host, 
 void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry, u32 count,
                         u64 arch_capabilities);
 
-/* Is this bit (enum cpuid_bit's name, as in /proc/cpuinfo) offered? For tests and messages. */
+/* Tells the guest another TSC frequency. */
+void cpuid_policy_set_tsc(struct cpuid_policy *p, u64 tsc_hz);
+
+/* Is this bit (by its name in /proc/cpuinfo) offered? For tests and messages. */
 bool cpuid_policy_has(const struct cpuid_policy *p, const char *name);
 
 /* The policy as text for a person: features offered and withheld and why, MSRs, TSC. */

@@ -50,8 +50,9 @@ struct kvm_machine {
     struct kvm_slot slot[KVM_SLOTS];
     bool logging;
     struct kvm_doorbell *doorbells;
-    u64 msr_present; /* bit n: entry n of the table in msr.c works here; 0: not probed yet */
-    bool x2apic_ids; /* local APIC states carry 32-bit ids in x2APIC mode */
+    u64 msr_present;  /* bit n: entry n of the table in msr.c works here; 0: not probed yet */
+    bool tsc_settled; /* what the guest is told of the TSC is final */
+    bool x2apic_ids;  /* local APIC states carry 32-bit ids in x2APIC mode */
 };
 
 struct kvm_cpu {

@@ -60,13 +60,30 @@ static int cpuid_set(struct kvm_cpu *c) {
     return rc;
 }
 
-/* KVM refuses what it cannot scale to, unless it is within its tolerance of 250 ppm. */
+/*
+ * Where CPUID does not tell the host's frequency, the host measured it, and the kernel did so
+ * better (over a second, against a better clock): the guest is told the kernel's figure.
+ */
+static void tsc_adopt(struct kvm_cpu *c, u64 have_khz) {
+    struct engine_vm *vm = c->ev->vm;
+    u64 have = have_khz * 1000, want = vm->tsc_hz;
+    u64 off = want > have ? want - have : have - want;
+    if (!c->m->tsc_settled && want == vm->host->ops->tsc_hz(vm->host) && off * 100 <= want) {
+        vm->tsc_hz = have;
+        cpuid_policy_set_tsc(&c->m->policy, have);
+    }
+    c->m->tsc_settled = true;
+}
+
+/* A frequency that is not the host's needs scaling, unless it is within KVM's tolerance (250 ppm).
+ */
 static int tsc_rate_set(struct kvm_cpu *c, struct err *err) {
-    u64 want = c->ev->vm->tsc_hz / 1000;
     int have = ioctl(c->fd, KVM_GET_TSC_KHZ, 0);
-    if (!want || have <= 0) {
+    if (have <= 0 || !c->ev->vm->tsc_hz) {
         return 0;
     }
+    tsc_adopt(c, (u64)have);
+    u64 want = c->ev->vm->tsc_hz / 1000;
     u64 off = want > (u64)have ? want - (u64)have : (u64)have - want;
     if (off * 4000 <= want) {
         return 0;
@@ -96,10 +113,10 @@ static int cpu_open(struct kvm_cpu *c, struct err *err) {
         c->run = NULL;
         return ERR_SET(err, ERR_NOMEM, "kvm: cannot map vCPU %u: %s", c->ev->id, strerror(errno));
     }
-    if (cpuid_set(c)) {
-        return ERR_SET(err, ERR_IO, "kvm: KVM_SET_CPUID2 failed: %s", strerror(errno));
-    }
     int rc = tsc_rate_set(c, err);
+    if (!rc && cpuid_set(c)) {
+        rc = ERR_SET(err, ERR_IO, "kvm: KVM_SET_CPUID2 failed: %s", strerror(errno));
+    }
     mce_set(c);
     return rc;
 }
