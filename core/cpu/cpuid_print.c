@@ -3,6 +3,7 @@
 #include "core/base/fmt.h"
 #include "core/cpu/cpuid.h"
 #include "core/cpu/cpuid_table.h"
+#include "core/cpu/msr.h"
 #include "core/cpu/state.h"
 
 struct printer {
@@ -108,6 +109,19 @@ static void print_bits(struct printer *out, bool offered) {
 }
 
 static void print_msrs(struct printer *out) {
+    char text[LINE_SIZE];
+    size_t len = 0;
+    u32 index;
+    for (u32 i = 0; !msr_state_list(i, &index); i++) {
+        if (len > 80) {
+            print(out, " %s", text);
+            len = 0;
+        }
+        len += fmt_str(text + len, sizeof(text) - len, " 0x%x", index);
+    }
+    if (len) {
+        print(out, " %s", text);
+    }
     print(out, "  local APIC (0x800-0x8ff, 0x1b) and TSC deadline (0x6e0): the machine's");
     print(out, "  IA32_ARCH_CAPABILITIES (0x10a): 0x%llx",
           (unsigned long long)out->p->arch_capabilities);
@@ -123,6 +137,6 @@ void cpuid_policy_print(const struct cpuid_policy *p, void (*line)(void *ctx, co
     print_bits(&out, true);
     print(&out, "withheld:");
     print_bits(&out, false);
-    print(&out, "MSRs:");
+    print(&out, "MSRs kept by the processor and saved with it:");
     print_msrs(&out);
 }

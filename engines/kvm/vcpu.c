@@ -29,8 +29,6 @@
 
 enum { KICK_SIGNAL = SIGUSR1 };
 
-#define MCG_CTL_P BIT(8)
-
 /* --- creation
  * ---------------------------------------------------------------------------------------- */
 
@@ -99,8 +97,12 @@ static int tsc_rate_set(struct kvm_cpu *c, struct err *err) {
 /* As many machine check banks as core/cpu/msr.c has; KVM's default differs from version to version.
  */
 static void mce_set(struct kvm_cpu *c) {
-    u64 cap = MCG_CTL_P | MSR_MC_BANKS;
-    ioctl(c->fd, KVM_X86_SETUP_MCE, &cap); /* not fatal: the guest looks at the MSR */
+    struct cpu_state *s = calloc(1, sizeof(*s));
+    u64 cap;
+    if (s && msr_read(s, &c->m->policy, MSR_MCG_CAP, &cap) == 0) {
+        ioctl(c->fd, KVM_X86_SETUP_MCE, &cap); /* not fatal: the guest looks at the MSR */
+    }
+    free(s);
 }
 
 static int cpu_open(struct kvm_cpu *c, struct err *err) {
