@@ -67,9 +67,7 @@ void soft_lock_end(struct soft_vcpu *c, struct lock_op *lock);
  */
 
 static inline u64 field64(const struct soft_vcpu *c, u16 offset) {
-    u64 v;
-    memcpy(&v, (const u8 *)c + offset, sizeof(v));
-    return v;
+    return *(const u64 *)(const void *)((const u8 *)c + offset);
 }
 
 /* Linear address of an operand prepared by the binder: flat, or computed by uop_linear. */
