@@ -106,10 +106,11 @@ static u64 next_edge(const struct pit_channel_state *c, u64 d) {
     }
 }
 
-static void arm(struct pit *pit) {
+/* For the first edge after tick `from`. */
+static void arm_after(struct pit *pit, u64 from) {
     const struct pit_channel_state *c = &pit->s.channel[0];
     u64 now = host_now(pit->host);
-    u64 tick = counting(c) ? next_edge(c, ticks(c, now)) : 0;
+    u64 tick = counting(c) ? next_edge(c, from) : 0;
     if (!tick) {
         vtimer_cancel(&pit->timer);
         return;
@@ -117,6 +118,11 @@ static void arm(struct pit *pit) {
     u64 deadline = c->load_ns + muldiv_up(tick, NSEC_PER_SEC, PIT_HZ);
     bool periodic = c->mode == 2 || c->mode == 3;
     vtimer_arm(&pit->timer, periodic ? MAX(deadline, now + MIN_PERIOD_NS) : deadline);
+}
+
+static void arm(struct pit *pit) {
+    const struct pit_channel_state *c = &pit->s.channel[0];
+    arm_after(pit, counting(c) ? ticks(c, host_now(pit->host)) : 0);
 }
 
 static void timer_fn(void *ctx) {
@@ -142,8 +148,8 @@ static void load(struct pit *pit, u32 n, u32 value) {
     if (c->mode != 1 && c->mode != 5 && c->gate) {
         start(c, host_now(pit->host));
     }
-    if (n == 0) {
-        arm(pit);
+    if (n == 0) { /* a short count may have run out by now: its edge still comes */
+        arm_after(pit, 0);
     }
 }
 
@@ -161,6 +167,9 @@ static void write_counter(struct pit *pit, u32 n, u8 value) {
         c->write_state = RW_BOTH_HIGH;
         if (c->mode == 0) { /* the first byte stops it */
             c->load_ns = 0;
+            if (n == 0) {
+                arm(pit);
+            }
         }
         break;
     case RW_BOTH_HIGH:
@@ -169,9 +178,6 @@ static void write_counter(struct pit *pit, u32 n, u8 value) {
         break;
     default: /* no control word yet */
         break;
-    }
-    if (n == 0) {
-        arm(pit);
     }
 }
 
