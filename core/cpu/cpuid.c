@@ -413,7 +413,13 @@ static void tsc_ratio(u64 tsc_hz, u32 *num, u32 *den) {
     while (b) {
         u64 digit = a / b;
         u64 p2 = digit * p1 + p0, q2 = digit * q1 + q0;
-        if (p2 > RATIO_MAX || q2 > UINT32_MAX) {
+        if (p2 > RATIO_MAX) {
+            /* In between lie fractions that are better than the last one in the second half. */
+            u64 part = (RATIO_MAX - p0) / p1;
+            if (2 * part > digit) {
+                p1 = part * p1 + p0;
+                q1 = part * q1 + q0;
+            }
             break;
         }
         p0 = p1, p1 = p2, q0 = q1, q1 = q2;
