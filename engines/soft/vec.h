@@ -2,10 +2,10 @@
 /*
  * Vector, x87 and other unprivileged instructions that the real processor executes on guest state.
  *
- *   vec_bind.c   struct insn -> handler and stub         vec.c       handlers: checks, operands
- *   vec_emit.c   the bytes of a stub                     vec_pool.c  executable memory, shared
- * stubs vec_x87.c    x87 and MMX state in the real FPU       vec_env.c   FSTENV, FSAVE and their
- * kin vec_mask.c   masked moves, gathers                   xsave.c     FXSAVE, XSAVE family, MXCSR
+ *   vec.c       binding, rules for #UD and #NM, handlers     vec_emit.c  the bytes of a stub
+ *   vec_pool.c  executable memory, shared stubs              vec_x87.c   x87 and MMX in the real FPU
+ *   vec_env.c   FSTENV, FSAVE and their kin                  vec_mask.c  masked moves, gathers
+ *   xsave.c     FXSAVE, the XSAVE family, MXCSR
  *
  * Where guest state lives while the vCPU runs: XMM, YMM, MXCSR and PKRU always in c->s.xsave, every
  * component materialised (XSTATE_BV means nothing); x87 and MMX there too, or, once an instruction
