@@ -44,7 +44,7 @@ trap 'rm -rf "$work"' EXIT
 
 # the libraries of a dynamically linked program, at the paths where the loader looks for them
 copy_libraries() {
-    { ldd "$1" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r lib; do
+    { ldd "$1" 2>/dev/null || true; } | sed -n 's,^[^/]*\(/[^ ]*\).*,\1,p' | while read -r lib; do
         mkdir -p "$work/root$(dirname "$lib")"
         cp -L -n "$lib" "$work/root$lib"
     done
