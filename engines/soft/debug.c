@@ -101,8 +101,12 @@ static void exit_debug(struct soft_vcpu *c, u64 rip, u64 dr6) {
     }
 }
 
+static u64 code_linear(const struct soft_vcpu *c, u64 rip) {
+    return c->mode == 64 ? rip : (u32)(c->s.seg[SEG_CS].base + rip);
+}
+
 bool soft_insn_begin(struct soft_vcpu *c, u64 rip) {
-    u64 linear = c->mode == 64 ? rip : (u32)(c->s.seg[SEG_CS].base + rip);
+    u64 linear = code_linear(c, rip);
     bool held = c->s.events.shadow & SHADOW_MOV_SS;
     bool resume = c->s.rflags & FLAG_RF;
     c->shadow_fresh = false;
@@ -140,6 +144,8 @@ void soft_insn_end(struct soft_vcpu *c) {
     c->step_armed = false;
     soft_mode_update(c);
     if (c->dr6_pending && !held) {
+        /* A breakpoint on the next instruction shows in the same DR6, as on the processor. */
+        c->dr6_pending |= match_exec(c->s.dr7, c->s.dr, code_linear(c, rip));
         deliver_db(c, rip);
     }
     if (c->watch_pending || (c->debug.enabled && c->debug.single_step)) {
