@@ -40,7 +40,7 @@ CASES = [
     linux("stock, 4 vCPUs", STOCK, 4, **shell(4)),
     linux("virtio over MMIO", CLOUD, 2, args=["--transport", "mmio"], **shell(2)),
     linux("no ACPI, MP table, virtio-mmio named on the command line", STOCK, 2,
-          cmdline="console=ttyS0 acpi=off", args=["--transport", "mmio-cmdline"], **shell(2)),
+          cmdline="console=ttyS0 acpi=off sosia.halt=reboot", args=["--transport", "mmio-cmdline"], **shell(2)),
     linux("no IOAPIC", STOCK, cmdline="console=ttyS0 noapic", **shell(1)),
     linux("no PCI", CLOUD, cmdline="console=ttyS0 pci=off", args=["--transport", "mmio"], **shell(1)),
     linux("memory above 4 GiB", CLOUD, memory="5G", run="free -m | grep Mem; grep -i 100000000- /proc/iomem",
