@@ -163,8 +163,8 @@ struct engine_ops {
     void (*intr_window)(struct engine_vcpu *vcpu, bool want);      /* ask for EXIT_INTR_WINDOW */
     void (*inject_interrupt)(struct engine_vcpu *vcpu, u8 vector); /* only when can_interrupt */
     void (*inject_nmi)(struct engine_vcpu *vcpu);                  /* latched until deliverable */
-    /* As if the instruction at RIP had raised it. #BP: RIP stands at the int3 (after EXIT_DEBUG with
-     * int3), and the guest's handler returns behind it. */
+    /* As if the instruction at RIP had raised it. #BP: RIP stands at the int3 (after EXIT_DEBUG
+     * with int3), and the guest's handler returns behind it. */
     int (*inject_exception)(struct engine_vcpu *vcpu, u8 vector, bool has_error, u32 error);
     int (*debug_set)(struct engine_vcpu *vcpu, const struct engine_debug *debug);
 

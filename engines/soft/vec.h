@@ -3,8 +3,8 @@
  * Vector, x87 and other unprivileged instructions that the real processor executes on guest state.
  *
  *   vec.c       binding, rules for #UD and #NM, handlers     vec_emit.c  the bytes of a stub
- *   vec_pool.c  executable memory, shared stubs              vec_x87.c   x87 and MMX in the real FPU
- *   vec_env.c   FSTENV, FSAVE and their kin                  vec_mask.c  masked moves, gathers
+ *   vec_pool.c  executable memory, shared stubs              vec_x87.c   x87 and MMX in the real
+ * FPU vec_env.c   FSTENV, FSAVE and their kin                  vec_mask.c  masked moves, gathers
  *   xsave.c     FXSAVE, the XSAVE family, MXCSR
  *
  * Where guest state lives while the vCPU runs: XMM, YMM, MXCSR and PKRU always in c->s.xsave, every

@@ -26,7 +26,7 @@ struct chips {
     struct device_list list;
     u32 kicks[CHIPS_VCPUS];
     u64 tsc_offset;
-    void *user; /* the test's own */
+    void *user;                          /* the test's own */
     int request, request_code, requests; /* last one, and how many */
     /* What an engine with its own chips was told. */
     u32 line_calls, last_gsi, msi_calls, last_data;
