@@ -92,7 +92,7 @@
 #define LOCKED(T, statement)                                                                       \
     do {                                                                                           \
         u64 at = uop_addr(c, u);                                                                   \
-        void *p = mem_rmw(c, at, sizeof(T));                                                       \
+        void *p = mem_lock(c, at, sizeof(T));                                                      \
         if (LIKELY(p)) {                                                                           \
             statement;                                                                             \
         } else {                                                                                   \

@@ -96,7 +96,7 @@ BIT_PLACE(u64, s64)
     HANDLER(op##_l_##T) {                                                                          \
         T bit;                                                                                     \
         u64 at = bit_place_##T(c, u, ACCESS_RMW, &bit);                                            \
-        void *p = mem_rmw(c, at, sizeof(T));                                                       \
+        void *p = mem_lock(c, at, sizeof(T));                                                      \
         if (LIKELY(p)) {                                                                           \
             lock_##op##_##T(c, p, bit);                                                            \
         } else {                                                                                   \

@@ -198,7 +198,7 @@ static void lock_cmpxchg16b(struct soft_vcpu *c, void *p) {
 
 static void compare_exchange(struct soft_vcpu *c, u64 at, u32 size,
                              void (*op)(struct soft_vcpu *c, void *p)) {
-    void *p = mem_rmw(c, at, size);
+    void *p = mem_lock(c, at, size);
     if (p) {
         op(c, p);
         return;

@@ -202,7 +202,7 @@ static bool bind_lea(struct bind *b) {
     }                                                                                              \
     HANDLER(xchg_m_##T) {                                                                          \
         u64 at = uop_addr(c, u);                                                                   \
-        void *p = mem_rmw(c, at, sizeof(T));                                                       \
+        void *p = mem_lock(c, at, sizeof(T));                                                      \
         T v = get_##T(c, u->src);                                                                  \
         if (LIKELY(p)) {                                                                           \
             v = lock_xchg_##T(p, v);                                                               \

@@ -377,7 +377,8 @@ void soft_lock_begin(struct soft_vcpu *c, struct lock_op *lock, u64 linear, u32 
     struct mem_span *span = &lock->span;
     check_operand(c, linear, size);
     resolve_span(c, linear, size, ACCESS_RMW, c->mmu, span);
-    lock->copy = span->count == 2 || !span->at[0].host || span->at[0].rom;
+    bool split = (linear & 63) + size > 64;
+    lock->copy = split || !span->at[0].host || span->at[0].rom;
     if (!lock->copy) {
         lock->p = span->at[0].host;
         return;

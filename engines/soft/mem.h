@@ -111,4 +111,10 @@ static inline void *mem_rmw(struct soft_vcpu *c, u64 linear, u32 size) {
                                                     : NULL;
 }
 
+/* The same for a LOCKed instruction. One that crosses a cache line would be a split lock on the
+ * host, which may forbid it: NULL, and soft_lock_begin makes the other vCPUs stand still. */
+static inline void *mem_lock(struct soft_vcpu *c, u64 linear, u32 size) {
+    return LIKELY((linear & 63) + size <= 64) ? mem_rmw(c, linear, size) : NULL;
+}
+
 #endif

@@ -51,7 +51,7 @@ static void context_clear(struct soft_tlb *tlb, struct tlb_context *ctx, bool ke
     }
     if (!keep_global) { /* else large global pages may remain: keep the superset */
         memset(ctx->large, 0, sizeof(ctx->large));
-        ctx->has_1g = false;
+        ctx->huge = 0;
     }
     context_renew(tlb, ctx);
 }
@@ -137,9 +137,14 @@ static u32 large_hash(u64 linear) {
     return (u32)(region ^ region >> 9 ^ region >> 18) & (TLB_LARGE_BITS - 1);
 }
 
+static u64 huge_bit(u64 linear) {
+    u64 region = linear >> 30;
+    return BIT((region ^ region >> 6 ^ region >> 12) & 63);
+}
+
 static void note_large(struct tlb_context *ctx, u64 linear, u8 shift) {
     if (shift == 30) {
-        ctx->has_1g = true;
+        ctx->huge |= huge_bit(linear);
     } else if (shift > PAGE_SHIFT) {
         u32 h = large_hash(linear);
         ctx->large[h / 64] |= BIT(h % 64);
@@ -259,7 +264,7 @@ static void context_drop_large(struct tlb_context *ctx, u64 linear) {
 static void context_drop_page(struct soft_tlb *tlb, struct tlb_context *ctx, u64 linear,
                               bool global_only) {
     u32 i = tlb_index(linear), lh = large_hash(linear), fh = fetched_hash(linear);
-    bool large = ctx->has_1g || (ctx->large[lh / 64] & BIT(lh % 64));
+    bool large = (ctx->huge & huge_bit(linear)) || (ctx->large[lh / 64] & BIT(lh % 64));
     for (u32 m = 0; m < MMU_COUNT; m++) {
         struct tlb_set *set = &ctx->set[m];
         if (!global_only || (set->phys[i] & PHYS_GLOBAL)) {

@@ -46,7 +46,7 @@ struct tlb_context {
     u16 pcid;
     u64 stamp;      /* when it was last current */
     u64 generation; /* part of jump_key: changes when a translation for fetches is forgotten */
-    bool has_1g;
+    u64 huge;       /* 1 GiB regions with such a page in the table, hashed */
     u64 fetched[TLB_FILTER_BITS / 64]; /* pages fetched from since generation, hashed */
     u64 large[TLB_LARGE_BITS / 64];    /* 4 MiB regions with a large page in the table, hashed */
     struct tlb_set set[MMU_COUNT];

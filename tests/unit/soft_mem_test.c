@@ -412,11 +412,12 @@ static void test_lock_two(void **state) {
     pthread_t thread;
     second_create(&p);
     m->s.gpr[GPR_RDI] = WINDOW + 0x10;
-    m->s.gpr[GPR_RSI] = WINDOW + 0x1ffe;
+    m->s.gpr[GPR_RSI] = WINDOW + 0x1ffe; /* r8: over a cache line */
+    m->s.gpr[GPR_R8] = WINDOW + 0x23e;
     m->s.gpr[GPR_RCX] = 20000;
     m->s.rip = SM_CODE;
     /* lock inc dword [rdi]; lock add dword [rsi], 1; dec ecx; jnz */
-    sm_hex(m, SM_CODE, "f0ff07 f0830601 ffc9 75f5 f4");
+    sm_hex(m, SM_CODE, "f0ff07 f0830601 f041830001 ffc9 75f0 f4");
     p.s = m->s;
     p.s.gpr[GPR_RSP] = SM_STACK - 0x800;
     assert_int_equal(m->vm.ops->state_set(&p.ev, STATE_ALL, &p.s), 0);
@@ -425,6 +426,7 @@ static void test_lock_two(void **state) {
     pthread_join(thread, NULL);
     assert_int_equal(sm_get(m, POOL + 0x10, 4), 40000);
     assert_int_equal(sm_get(m, POOL + 0x1ffe, 4), 40000);
+    assert_int_equal(sm_get(m, POOL + 0x23e, 4), 40000);
     m->vm.ops->vcpu_destroy(&p.ev);
 }
 
