@@ -13,6 +13,10 @@
 #include "core/cpu/msr.h"
 #include "engines/kvm/priv.h"
 
+/* CPUID leaf 1, ECX */
+#define TSC_DEADLINE (1u << 24)
+#define HYPERVISOR   (1u << 31)
+
 static const struct {
     int cap;
     const char *name;
@@ -29,7 +33,6 @@ static const struct {
     {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
     {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
     {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
-    {KVM_CAP_XCRS, "KVM_CAP_XCRS"},
     {KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI"},
     {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
 };
@@ -111,8 +114,8 @@ int kvm_limit_policy(int dev, struct cpuid_policy *policy, struct err *err) {
                                         .ebx = e->ebx,
                                         .ecx = e->ecx,
                                         .edx = e->edx};
-        if (e->function == 1 && deadline) {
-            entry[i].ecx |= 1u << 24; /* told by a capability, not by CPUID */
+        if (e->function == 1) { /* not told in CPUID: by a capability, and taken for granted */
+            entry[i].ecx |= (deadline ? TSC_DEADLINE : 0) | HYPERVISOR;
         }
     }
     cpuid_policy_limit(policy, entry, count, arch_capabilities(dev));

@@ -175,10 +175,15 @@ static void xsave_clean(const struct kvm_cpu *c, struct cpu_state *s) {
     memset(s->xsave + from, 0, XSAVE_AREA_SIZE - from);
 }
 
+/* Without XSAVE in the guest's CPUID the kernel refuses XCR0, even the value it has. */
+static bool has_xcrs(const struct kvm_cpu *c) {
+    return c->m->policy.features & BIT(FEATURE_XSAVE);
+}
+
 static int xsave_get(struct kvm_cpu *c, struct cpu_state *s) {
-    struct kvm_xcrs x;
+    struct kvm_xcrs x = {.nr_xcrs = 0};
     struct kvm_xsave area;
-    if (ioctl(c->fd, KVM_GET_XSAVE, &area) || ioctl(c->fd, KVM_GET_XCRS, &x)) {
+    if (ioctl(c->fd, KVM_GET_XSAVE, &area) || (has_xcrs(c) && ioctl(c->fd, KVM_GET_XCRS, &x))) {
         return -ERR_IO;
     }
     memcpy(s->xsave, &area, sizeof(area));
@@ -194,8 +199,7 @@ static int xsave_set(struct kvm_cpu *c, const struct cpu_state *s) {
     struct kvm_xsave area;
     struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs[0] = {.xcr = 0, .value = s->xcr0}};
     memcpy(&area, s->xsave, sizeof(area));
-    /* Without XSAVE in the guest's CPUID the kernel refuses XCR0, even the value it has. */
-    if (cpuid_policy_has(&c->m->policy, "xsave") && ioctl(c->fd, KVM_SET_XCRS, &x)) {
+    if (has_xcrs(c) && ioctl(c->fd, KVM_SET_XCRS, &x)) {
         return -ERR_INVAL;
     }
     return ioctl(c->fd, KVM_SET_XSAVE, &area) ? -ERR_INVAL : 0;
