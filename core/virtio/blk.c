@@ -63,8 +63,11 @@ struct blk_config { /* 5.2.4 */
     u32 max_write_zeroes_sectors, max_write_zeroes_seg;
     u8 write_zeroes_may_unmap;
     u8 unused1[3];
+    u32 max_secure_erase_sectors; /* 0; named, or it would be padding with stray bytes */
 };
-_Static_assert(sizeof(struct blk_config) == 0x40, "struct virtio_blk_config");
+_Static_assert(offsetof(struct blk_config, max_secure_erase_sectors) == 0x3c &&
+                   sizeof(struct blk_config) == 0x40,
+               "struct virtio_blk_config without padding");
 _Static_assert(offsetof(struct blk_config, writeback) == 0x20, "struct virtio_blk_config");
 _Static_assert(sizeof(struct blk_config) <= VIRTIO_CONFIG_MAX, "fits");
 

@@ -115,7 +115,8 @@ static void config_space(void **state) {
     assert_int_equal(vd_config(&r->d, 0xc, 4), 254);
     assert_int_equal(vd_config(&r->d, 0x14, 4), 512);
     assert_int_equal(vd_config(&r->d, 0x20, 1), 1);
-    vd_config_set(&r->d, 0, 4, 7); /* read only */
+    assert_int_equal(vd_config(&r->d, 0x3c, 4), 0); /* nothing of the monitor's stack */
+    vd_config_set(&r->d, 0, 4, 7);                  /* read only */
     assert_int_equal(vd_config(&r->d, 0, 4), SECTORS);
     vd_config_set(&r->d, 0x20, 1, 0);
     assert_int_equal(vd_config(&r->d, 0x20, 1), 0);
