@@ -100,18 +100,29 @@ unit: $(UNIT_BIN)
 
 # --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
 
-GUEST_TESTS := $(patsubst tests/guest/%.c,build/guest-tests/%.elf,$(wildcard tests/guest/*.c))
+GUEST_TESTS := $(patsubst tests/guest/%.c,build/guest-tests/%.elf,$(wildcard tests/guest/*.c)) \
+	$(patsubst tests/guest/m32/%.c,build/guest-tests/%.elf,$(wildcard tests/guest/m32/*.c))
 GUEST_CFLAGS := -std=gnu11 -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
 	-mcmodel=large -fcf-protection=none -Wall -Wextra -Werror -Itests/guest
 
 .PHONY: guest-tests
 guest-tests: $(GUEST_TESTS)
 
-build/guest-tests/%.elf: tests/guest/%.c tests/guest/lib/guest.c tests/guest/lib/boot.S tests/guest/lib/guest.h tests/guest/lib/guest.ld
+GUEST_LD := -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+	-T tests/guest/lib/guest.ld
+GUEST_LIB := $(wildcard tests/guest/lib/*.[cS])
+GUEST_LIB32 := $(wildcard tests/guest/m32/lib/*.[cS])
+
+build/guest-tests/%.elf: tests/guest/%.c $(GUEST_LIB) $(wildcard tests/guest/lib/*.h) tests/guest/lib/guest.ld
 	@mkdir -p $(@D)
-	gcc $(GUEST_CFLAGS) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
-		-T tests/guest/lib/guest.ld -o $@.64 $< tests/guest/lib/guest.c tests/guest/lib/boot.S
-	objcopy -O elf32-i386 $@.64 $@
+	gcc -g $(GUEST_CFLAGS) $(GUEST_LD) -o $@.64 $< $(GUEST_LIB)
+	objcopy -g -O elf32-i386 $@.64 $@
+
+# 32-bit guests stay in the mode that Multiboot enters
+build/guest-tests/%.elf: tests/guest/m32/%.c $(GUEST_LIB32) $(wildcard tests/guest/m32/lib/*.h) tests/guest/lib/guest.ld
+	@mkdir -p $(@D)
+	gcc -m32 -march=i686 $(filter-out -mcmodel=large -mno-red-zone,$(GUEST_CFLAGS)) $(GUEST_LD) -Wl,-m,elf_i386 \
+		-o $@ $< $(GUEST_LIB32)
 
 # --- fuzz harnesses: tests/fuzz/NAME_fuzz.c; the corpus in tests/fuzz/corpus/NAME runs as a test ------
 

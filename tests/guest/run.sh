@@ -16,8 +16,8 @@ engines=${*:-soft kvm}
 
 run_guest() { # run_guest ENGINE NAME: exit status of the machine
     case $1 in
-    qemu) timeout 120 qemu-system-x86_64 -accel tcg -cpu max -smp 4 -m 64 -nographic -no-reboot \
-        -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev -kernel "$OUT/$2.elf" ;;
+    qemu) timeout 30 qemu-system-x86_64 -accel tcg -cpu max -smp 4 -m 64 -display none -serial stdio -monitor none -no-reboot \
+        -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev -device virtio-rng-pci,disable-legacy=on -kernel "$OUT/$2.elf" ;;
     *) timeout 120 "$SOSIA" run --quiet --engine "$1" --cpus 4 --memory 64M --test-devices \
         --kernel "$OUT/$2.elf" --cmdline test ;;
     esac

@@ -12,6 +12,7 @@ struct idt_entry {
 };
 
 struct fault last_fault;
+struct frame last_frame;
 extern char isr_stubs[], ap_start[], ap_end[];
 extern u64 catch_rsp;
 extern u32 ap_number;
@@ -188,6 +189,7 @@ void isr_entry(struct frame *f) {
     }
     last_fault = (struct fault){
         .vector = (u32)f->vector, .error = f->error, .rip = f->rip, .cr2 = READ_CR(2)};
+    last_frame = *f;
     if (catch_rsp) {
         catch_resume();
     }

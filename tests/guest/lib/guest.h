@@ -49,6 +49,7 @@ _Noreturn void guest_exit(void); /* prints the count and leaves with the result 
  */
 
 extern struct fault last_fault;
+extern struct frame last_frame; /* every register when last_fault happened */
 /* Runs fn(arg); returns the vector of the exception that ended it, or -1. Details in last_fault. */
 int catch (void (*fn)(void *arg), void *arg);
 /* fn is called for this vector instead of the fault machinery; it returns to the interrupted code.
@@ -131,6 +132,48 @@ static inline void invlpg(u64 address) {
 void map_page(u64 va, u64 pa, u64 flags);
 u64 *page_entry(u64 va); /* the 4 KiB entry of a page that map_page made */
 extern u64 pml4[512], pdpt[512], pd[4 * 512];
+
+/* --- user mode, devices (lib/cpu.c) -------------------------------------------------------------
+ */
+
+enum { USER_CS32 = 0x23, USER_SS = 0x2b, USER_CS = 0x33, EXIT_USER = 0x80 };
+
+struct tss {
+    u32 reserved0;
+    u64 rsp[3];
+    u64 reserved1;
+    u64 ist[7];
+    u64 reserved2;
+    u16 reserved3, io_base;
+    u8 io_map[8193];
+} __attribute__((packed));
+extern struct tss tss;
+extern u8 kernel_stack[8192]; /* what tss_load puts into RSP0 */
+void tss_load(void);
+
+struct user_context { /* what iretq loads, and RDI, RSI */
+    u64 rip, cs, rflags, rsp, ss, rdi, rsi;
+};
+/* Runs at rip with CPL 3 until an exception or "int $0x80" (a DPL 3 gate that tss_load makes);
+ * returns its vector. Registers at the end in last_frame. */
+int run_user(u64 rip, u64 rdi, u64 rsi);
+int run_user_context(const struct user_context *c);
+
+/* Makes 4 KiB pages that user code reads, writes and executes; copies code there. */
+void map_user(u64 va, const void *code, size_t size);
+/* One of 16 pages of 4 KiB, aligned, for map_page. */
+extern u8 spare_page[16][4096];
+
+u32 pci_read(u32 bdf, u32 reg);
+void pci_write(u32 bdf, u32 reg, u32 value);
+u32 pci_find(u32 id); /* vendor | device << 16 on bus 0; 0xffffffff: none */
+u32 ioapic_read(u32 reg);
+void ioapic_write(u32 reg, u32 value);
+u32 tsc_us(u64 ticks);
+/* Finds an ACPI table by signature through RSDP and XSDT or RSDT; NULL: none. */
+const u8 *acpi_find(const char *signature);
+const u8 *acpi_rsdp(void);
+bool acpi_sum_ok(const void *table, size_t size);
 
 #define LAPIC 0xfee00000ull
 /* Starts every other processor (INIT, SIPI, SIPI to all but self); returns how many reported in
