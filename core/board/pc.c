@@ -266,6 +266,7 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
 void pc_destroy(struct pc *pc) {
     if (pc) {
         struct host *host = pc->physical_host;
+        pc_remove_doorbells(pc);
         vm_destroy(pc->vm);
         host_free(host, pc, sizeof(*pc));
     }

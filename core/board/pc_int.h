@@ -10,6 +10,10 @@
 
 struct acpipm;
 struct i8042;
+struct doorbells;
+struct virtio_device;
+
+enum { PC_MAX_VIRTIO = MACHINE_MAX_DISKS + MACHINE_MAX_NETS + 2 };
 
 struct pc {
     struct host *physical_host;
@@ -18,10 +22,15 @@ struct pc {
     struct acpipm *pm;
     struct i8042 *kbc;
     struct platform plat;
+    struct virtio_device *virtio[PC_MAX_VIRTIO];
+    u32 virtio_count;
+    struct doorbells *doorbells; /* NULL: the engine has none */
     u64 rsdp;
 };
 
 /* virtio.c: the virtio devices of the configuration on their transports, with doorbells. */
 int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *err);
+/* Before the devices are removed. */
+void pc_remove_doorbells(struct pc *pc);
 
 #endif

@@ -5,6 +5,7 @@
  * IOAPIC reach only these.
  */
 #include "core/base/fmt.h"
+#include "core/board/doorbell.h"
 #include "core/board/pc_int.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/console.h"
@@ -22,16 +23,29 @@ _Static_assert(sizeof(window_gsis) <= PLATFORM_MAX_MMIO, "every GSI has a window
 /* --- doorbells ---------------------------------------------------------------------------------
  */
 
-/* Board lock held. A doorbell that the engine refuses costs an exit per notification, no more. */
-static void doorbell(void *ctx, const struct virtio_doorbell *bell, bool add) {
-    struct vm *vm = ctx;
-    const struct engine_ops *ops = vm->engine.ops;
-    int rc = add ? ops->doorbell_add(&vm->engine, true, bell->address, bell->size, bell->has_match,
-                                     bell->match, bell->fn, bell->ctx)
-                 : ops->doorbell_remove(&vm->engine, true, bell->address, bell->size,
-                                        bell->has_match, bell->match);
-    TRACE(&vm->trace, TRACE_VIRTIO, "doorbell %s at 0x%llx: %s", add ? "added" : "removed",
-          (unsigned long long)bell->address, err_name(rc));
+/* Without memory for it the devices work all the same, with an exit per notification. */
+static void use_doorbells(struct pc *pc, const struct machine_config *cfg) {
+    struct vm *vm = pc->vm;
+    if ((vm->caps & ENGINE_CAP_DOORBELL) && !cfg->no_doorbell) {
+        pc->doorbells = doorbells_create(vm->host, &vm->engine);
+    }
+}
+
+static void set_hooks(struct pc *pc, virtio_doorbell_fn fn) {
+    struct vm *vm = pc->vm;
+    mutex_lock(vm->host, &vm->lock);
+    for (u32 i = 0; i < pc->virtio_count; i++) {
+        virtio_set_doorbell_hook(pc->virtio[i], fn, pc->doorbells);
+    }
+    mutex_unlock(vm->host, &vm->lock);
+}
+
+void pc_remove_doorbells(struct pc *pc) {
+    if (pc->doorbells) {
+        set_hooks(pc, NULL);
+        doorbells_destroy(pc->doorbells);
+        pc->doorbells = NULL;
+    }
 }
 
 /* --- transports --------------------------------------------------------------------------------
@@ -72,12 +86,15 @@ static int attach(struct pc *pc, const struct machine_config *cfg, struct virtio
         vdev->ops->destroy(vdev);
         return ERR_SET(err, ERR_RANGE, "%s: no place on the bus", id);
     }
-    if ((vm->caps & ENGINE_CAP_DOORBELL) && !cfg->no_doorbell) {
-        mutex_lock(vm->host, &vm->lock);
-        virtio_set_doorbell_hook(vdev, doorbell, vm);
-        mutex_unlock(vm->host, &vm->lock);
+    int rc = device_add(&vm->devices, dev, id);
+    if (rc) {
+        dev->ops->remove(dev);
+        return ERR_SET(err, ERR_EXISTS, "%s: there are two of it", id);
     }
-    return device_add(&vm->devices, dev, id);
+    if (pc->virtio_count < ARRAY_LEN(pc->virtio)) {
+        pc->virtio[pc->virtio_count++] = vdev;
+    }
+    return 0;
 }
 
 /* --- devices -----------------------------------------------------------------------------------
@@ -107,7 +124,7 @@ static int add_net(struct pc *pc, const struct machine_config *cfg, u32 i, struc
     return attach(pc, cfg, vdev, n->transport, id, err);
 }
 
-int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *err) {
+static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *err) {
     struct device_env *env = &pc->vm->env;
     int rc = 0;
     for (u32 i = 0; i < cfg->disk_count && !rc; i++) {
@@ -123,6 +140,15 @@ int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *e
     }
     if (!rc && cfg->rng) {
         rc = attach(pc, cfg, virtio_rng_create(env, err), TRANSPORT_DEFAULT, "rng", err);
+    }
+    return rc;
+}
+
+int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *err) {
+    int rc = add_all(pc, cfg, err);
+    use_doorbells(pc, cfg);
+    if (!rc && pc->doorbells) {
+        set_hooks(pc, doorbells_want);
     }
     return rc;
 }
