@@ -33,13 +33,6 @@ int memcmp(const void *a, const void *b, size_t n);
 #define memcmp(a, b, n)      __builtin_memcmp((a), (b), (n))
 #endif
 
-#if !__STDC_HOSTED__ /* a freestanding compiler inlines small ones only when told what they are */
-#define memcpy(dst, src, n)  __builtin_memcpy((dst), (src), (n))
-#define memmove(dst, src, n) __builtin_memmove((dst), (src), (n))
-#define memset(dst, c, n)    __builtin_memset((dst), (c), (n))
-#define memcmp(a, b, n)      __builtin_memcmp((a), (b), (n))
-#endif
-
 #define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #define BIT(n)                          (1ull << (n))

@@ -75,7 +75,7 @@ static const struct msr_def msr_table[] = {
     {MSR_PERF_STATUS, 1, KIND_CONST, .mask = 1000},
     {MSR_PERF_CTL, 1, KIND_IGNORE},
     {MSR_MISC_ENABLE, 1, KIND_SPECIAL},
-    {MSR_DEBUGCTL, 1, KIND_STATE, .offset = M(debugctl), .mask = 3}, /* LBR, BTF: kept only */
+    {MSR_DEBUGCTL, 1, KIND_STATE, .offset = M(debugctl), .mask = 3}, /* LBR, BTF */
     {MSR_LASTBRANCHFROMIP, 4, KIND_CONST},
     {MSR_MTRR_VAR, 2 * MTRR_VAR_COUNT, KIND_SPECIAL, .feature = "mtrr"},
     {MSR_MTRR_FIX64K_00000, 1, KIND_SPECIAL, .feature = "mtrr"},

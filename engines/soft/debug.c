@@ -8,8 +8,9 @@
  * around it. What an instruction earns is collected in dr6_pending and delivered at its end; a MOV
  * SS or POP SS holds it back over the next instruction.
  *
- * Intel SDM volume 3, chapter 18. Left out: last-branch records, branch single step, RTM.
+ * Intel SDM volume 3, chapter 18. Left out: last-branch records, RTM.
  */
+#include "engines/soft/block.h"
 #include "engines/soft/sys.h"
 
 enum { BP_EXEC, BP_WRITE, BP_IO, BP_ACCESS };
@@ -101,6 +102,12 @@ static void exit_debug(struct soft_vcpu *c, u64 rip, u64 dr6) {
     }
 }
 
+void debug_step_fault(struct soft_vcpu *c) {
+    if (c->debug.enabled && c->debug.single_step) {
+        exit_debug(c, c->next_rip, DR6_BS);
+    }
+}
+
 static u64 code_linear(const struct soft_vcpu *c, u64 rip) {
     return c->mode == 64 ? rip : (u32)(c->s.seg[SEG_CS].base + rip);
 }
@@ -113,6 +120,7 @@ bool soft_insn_begin(struct soft_vcpu *c, u64 rip) {
     c->watch_pending = 0;
     if (!held && c->dr6_pending) {
         deliver_db(c, rip);
+        debug_step_fault(c);
         return false;
     }
     if (!held && !resume) {
@@ -124,6 +132,7 @@ bool soft_insn_begin(struct soft_vcpu *c, u64 rip) {
         c->dr6_pending = match_exec(c->s.dr7, c->s.dr, linear);
         if (c->dr6_pending) {
             deliver_db(c, rip);
+            debug_step_fault(c);
             return false;
         }
     }
@@ -132,13 +141,19 @@ bool soft_insn_begin(struct soft_vcpu *c, u64 rip) {
     return true;
 }
 
+/* IA32_DEBUGCTL.BTF: only taken branches are steps. */
+static bool step_counts(const struct soft_vcpu *c) {
+    bool falls_through = c->block && c->next_rip == c->block_rip + c->block->bytes;
+    return !(c->s.msr.debugctl & BIT(1)) || !falls_through;
+}
+
 void soft_insn_end(struct soft_vcpu *c) {
     bool held = c->shadow_fresh && (c->s.events.shadow & SHADOW_MOV_SS);
     u64 rip = c->next_rip;
     if (!c->shadow_fresh) {
         c->s.events.shadow = 0;
     }
-    if (c->step_armed && !held) {
+    if (c->step_armed && !held && step_counts(c)) {
         c->dr6_pending |= DR6_BS;
     }
     c->step_armed = false;

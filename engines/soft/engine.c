@@ -396,6 +396,10 @@ static int soft_state_set(struct engine_vcpu *ev, u64 mask, const struct cpu_sta
     if (mask & STATE_MSR) {
         tsc_load(c, c->s.msr.tsc);
     }
+    if (mask & STATE_EVENTS) { /* traps that the old state had earned */
+        c->dr6_pending = c->watch_pending = 0;
+        c->shadow_fresh = c->step_armed = false;
+    }
     soft_mode_update(c);
     if (mask & (STATE_SREG | STATE_MSR | STATE_XSAVE)) {
         soft_tlb_flush_all(c);

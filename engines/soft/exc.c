@@ -396,4 +396,5 @@ void soft_handle_fault(struct soft_vcpu *c) {
     c->dr6_pending = 0;   /* traps of an instruction that did not complete */
     c->stats.exceptions++;
     soft_deliver(c, c->fault_vector, EVENT_FAULT, c->fault_has_error, c->fault_error, rip);
+    debug_step_fault(c);
 }

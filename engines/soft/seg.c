@@ -258,13 +258,24 @@ static bool any_data(u64 dr7) {
     return false;
 }
 
+/* Tells one set of armed breakpoints from another; 0 when none is armed. */
+static u64 watch_mark(const struct soft_vcpu *c, u64 extra) {
+    u64 mark = c->s.dr7 ^ extra << 32 ^ 1;
+    for (u32 i = 0; i < 4; i++) {
+        mark = (mark ^ c->s.dr[i]) * 0x9e3779b97f4a7c15ull;
+        mark = (mark ^ c->debug.dr[i]) * 0x9e3779b97f4a7c15ull;
+    }
+    return mark;
+}
+
 static void derive_debug(struct soft_vcpu *c) {
     u64 extra = c->debug.enabled ? c->debug.dr7 : 0;
-    bool watch = any_data(c->s.dr7) || any_data(extra);
+    c->watch = any_data(c->s.dr7) || any_data(extra);
     c->one = (c->s.rflags & FLAG_TF) || c->s.events.shadow || any_enabled(c->s.dr7) ||
              any_enabled(extra) || c->dr6_pending || (c->debug.enabled && c->debug.single_step);
-    if (watch != c->watch) { /* the fast cache must not hold a watched page */
-        c->watch = watch;
+    u64 mark = c->watch ? watch_mark(c, extra) : 0;
+    if (mark != c->watch_mark) { /* the fast cache must not hold a watched page */
+        c->watch_mark = mark;
         soft_tlb_flush_all(c);
     }
 }

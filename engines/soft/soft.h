@@ -125,6 +125,7 @@ struct soft_vcpu {
      * one instruction long, and REP strings do one iteration and stay at their RIP until done. */
     bool one;
     bool watch;        /* derived: data breakpoints are armed (soft_watch_page) */
+    u64 watch_mark;    /* derived: which they are, mixed; a change forgets translations */
     bool shadow_fresh; /* this instruction began events.shadow: it lasts over the next one */
     bool step_armed;   /* TF was set when this instruction began */
     u32 dr6_pending;   /* DR6 bits that this instruction earned (B0..B3, BD, BS, BT) */

@@ -206,6 +206,9 @@ void return_check_cs(struct soft_vcpu *c, u16 sel, u64 rip, struct target *t);
 /* Loads SS for a return whose target is t: a null SS is allowed in 64-bit mode below CPL 3. */
 void return_load_stack(struct soft_vcpu *c, const struct target *t, u16 ss, u64 sp);
 
+/* A debugger's single step that ended in a fault stops at the handler (debug.c). */
+void debug_step_fault(struct soft_vcpu *c);
+
 /* --- flags (sys_flags.c) -----------------------------------------------------------------------
  */
 

@@ -294,9 +294,6 @@ static void op_mov_to_dr(struct soft_vcpu *c, const struct uop *u) {
         c->s.dr[n & 3] = value;
     }
     soft_mode_update(c);
-    if (c->watch) { /* the watched pages may be others now */
-        soft_tlb_flush_all(c);
-    }
     c->leave |= SOFT_LEAVE_LOOP;
     GOTO_RIP(c, soft_rip_after(c));
 }

@@ -3,8 +3,9 @@
  * Random code, descriptor tables, task state segments and stacks in every mode of the software
  * engine, for a bounded number of instructions: whatever the guest does, the monitor goes on.
  *
- *   byte 0 mode | byte 1 what follows: 1 CPL 3, 2 GDT, 4 IDT, 8 TSS, 0x10 stack, 0x20 page tables,
- *   0x40 RFLAGS, 0x80 control registers | up to 256 bytes of code | 256 bytes for each part
+ *   byte 0 mode (6 and 7: long mode with bytes of the state itself replaced) | byte 1 what follows:
+ * 1 CPL 3, 2 GDT, 4 IDT, 8 TSS, 0x10 stack, 0x20 page tables, 0x40 RFLAGS, 0x80 control registers |
+ * up to 256 bytes of code | 256 bytes for each part
  */
 #include "tests/unit/soft_machine.h"
 
@@ -61,7 +62,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         return 0;
     }
     struct sm *m = machine = machine ? machine : sm_create();
-    enum sm_mode mode = (enum sm_mode)(data[0] % 6);
+    bool broken = data[0] % 8 >= 6; /* the state that a damaged snapshot would bring */
+    enum sm_mode mode = broken ? SM_LONG : (enum sm_mode)(data[0] % 8);
     u8 what = data[1];
     bool user = (what & 1) && mode != SM_REAL && mode != SM_PROT16;
     sm_setup(m, mode, user || mode == SM_V86 ? 3 : 0);
@@ -76,6 +78,11 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         }
     }
     set_registers(m, &in, what);
+    if (broken) {
+        u16 at = 0;
+        part(&in, &at, 2);
+        part(&in, (u8 *)&m->s + at % (sizeof(m->s) - PART), PART);
+    }
     if (m->vm.ops->state_set(&m->vcpu, STATE_ALL, &m->s)) {
         return 0;
     }

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/lib_native.h"
 #include "tests/unit/soft_machine.h"
 
 static struct sm *m;
@@ -15,6 +16,7 @@ static struct sm *m;
 static int set_up(void **state) {
     (void)state;
     m = sm_create();
+    native_signals_keep(); /* the host's, which cmocka replaces around each test */
     return 0;
 }
 
@@ -476,6 +478,58 @@ static void test_single_step(void **state) {
     assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 1);
 }
 
+/* IA32_DEBUGCTL.BTF: the trap comes after a taken branch only. */
+static void test_branch_step(void **state) {
+    (void)state;
+    sm_setup(m, SM_LONG, 0);
+    m->s.rflags |= FLAG_TF;
+    m->s.msr.debugctl = 2;
+    sm_hex(m, SM_CODE, "90 90 7500 eb02 9090 90 90");
+    m->s.rflags |= FLAG_ZF;
+    run_to_vector(1);
+    assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 8);
+    assert_int_equal(m->s.msr.debugctl, 0); /* #DB clears it */
+}
+
+/* Faults of the x87 and SSE units, and alignment checks. */
+static void test_unit_faults(void **state) {
+    (void)state;
+    native_signals_use();
+    sm_setup(m, SM_LONG, 0);
+    m->s.cr0 |= CR0_TS;
+    sm_hex(m, SM_CODE, "d9e8");
+    run_to_vector(7);
+    sm_setup(m, SM_LONG, 0);
+    m->s.cr0 |= CR0_EM;
+    sm_hex(m, SM_CODE, "d9e8");
+    run_to_vector(7);
+    sm_setup(m, SM_LONG, 0); /* unmasked division by zero shows at the next x87 instruction */
+    sm_hex(m, SM_CODE, "dbe3 68 7b030000 d92c24 d9e8 d9ee def9 90 9b");
+    run_to_vector(16);
+    assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 17);
+    sm_setup(m, SM_LONG, 0); /* SSE: divps with everything unmasked */
+    m->s.cr4 |= CR4_OSXMMEXCPT;
+    sm_hex(m, SM_CODE, "6a00 0fae1424 0f57c0 0f5ec0");
+    run_to_vector(19);
+    assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 9);
+    sm_setup(m, SM_LONG, 3);
+    m->s.cr0 |= CR0_AM;
+    m->s.rflags |= FLAG_AC;
+    sm_hex(m, SM_CODE, "8b042501000400");
+    run_to_vector(17);
+    assert_int_equal(sm_frame(m, 0, 8), 0);
+    sm_setup(m, SM_LONG, 0); /* not at CPL 0 */
+    m->s.cr0 |= CR0_AM;
+    m->s.rflags |= FLAG_AC;
+    sm_hex(m, SM_CODE, "8b042501000400 0f0b");
+    run_to_vector(6);
+    sm_setup(m, SM_PROT32, 0); /* BOUND */
+    sm_put(m, SM_DATA, 8, 9ull << 32 | 5);
+    sm_hex(m, SM_CODE, "b804000000 620500000400");
+    run_to_vector(5);
+    assert_int_equal(sm_frame(m, 0, 4), SM_CODE + 5);
+}
+
 static void test_breakpoints(void **state) {
     (void)state;
     /* instruction breakpoint: a fault, RF clear in the image */
@@ -519,6 +573,23 @@ static void test_breakpoints(void **state) {
     sm_hex(m, SM_CODE, "8e142500000400 90 90");
     run_to_vector(1);
     assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 8);
+    /* a breakpoint on the next instruction shows with the trap */
+    sm_setup(m, SM_LONG, 0);
+    m->s.dr[0] = SM_DATA;
+    m->s.dr[2] = SM_CODE + 11;
+    m->s.dr7 = 0x400 | BIT(1) | BIT(4) | 0xd0000;
+    sm_hex(m, SM_CODE, "c7042500000400 01000000 90");
+    run_to_vector(1);
+    assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 11);
+    assert_int_equal(m->s.dr6 & 0xf, 5);
+    /* a watched page that was written just before */
+    sm_setup(m, SM_LONG, 0);
+    m->s.dr[0] = 0x100000;
+    m->s.dr7 = 0x400 | BIT(1) | 0xd0000;
+    m->s.gpr[GPR_RAX] = SM_DATA;
+    sm_hex(m, SM_CODE, "c60000 c60000 0f23c0 c60000 90");
+    run_to_vector(1);
+    assert_int_equal(sm_frame(m, 0, 8), SM_CODE + 12);
     /* general detect */
     sm_setup(m, SM_LONG, 0);
     m->s.dr7 = 0x400 | BIT(13);
@@ -634,6 +705,13 @@ static void test_debugger(void **state) {
     assert_int_equal(sm_more(m), EXIT_DEBUG);
     assert_int_equal(m->s.rip, SM_CODE + 4);
     assert_int_equal(m->exit.debug.dr6 & 0xf, 1);
+    /* a step that faults stops at the handler */
+    sm_setup(m, SM_LONG, 0);
+    sm_hex(m, SM_CODE, "0f0b");
+    debug = (struct engine_debug){.enabled = true, .single_step = true};
+    assert_int_equal(m->vm.ops->debug_set(&m->vcpu, &debug), 0);
+    assert_int_equal(sm_run(m), EXIT_DEBUG);
+    assert_int_equal(m->s.rip, SM_HANDLER + 0x60);
     debug = (struct engine_debug){0};
     assert_int_equal(m->vm.ops->debug_set(&m->vcpu, &debug), 0);
     assert_int_equal(sm_more(m), EXIT_HLT);
@@ -647,6 +725,7 @@ int main(void) {
         cmocka_unit_test(test_ist),         cmocka_unit_test(test_double),
         cmocka_unit_test(test_triple),      cmocka_unit_test(test_v86),
         cmocka_unit_test(test_task_gate),   cmocka_unit_test(test_single_step),
+        cmocka_unit_test(test_branch_step), cmocka_unit_test(test_unit_faults),
         cmocka_unit_test(test_breakpoints), cmocka_unit_test(test_interrupts),
         cmocka_unit_test(test_nmi),         cmocka_unit_test(test_debugger),
     };
