@@ -211,7 +211,7 @@ static void test_breakpoints(void **state) {
 
 /* Meets an int3 at 0x1004 once, then idles. */
 static int script_int3(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
-    if (vcpu->id == 1 && m->step++ == 0) {
+    if (vcpu->id == 1 && MOCK_BUMP(m->step) == 0) {
         exit->kind = EXIT_DEBUG;
         exit->debug.rip = 0x1004;
         exit->debug.int3 = true;

@@ -86,7 +86,7 @@ int mock_idle(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exi
 
 static int run(struct engine_vcpu *vcpu, struct vm_exit *exit) {
     struct mock_vcpu *m = mock_of(vcpu);
-    m->runs++;
+    MOCK_BUMP(m->runs);
     if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST)) {
         exit->kind = EXIT_KICK;
         return 0;
@@ -142,12 +142,13 @@ static void intr_window(struct engine_vcpu *vcpu, bool want) {
 static void inject_interrupt(struct engine_vcpu *vcpu, u8 vector) {
     struct mock_vcpu *m = mock_of(vcpu);
     if (m->injected_count < MOCK_MAX) {
-        m->injected[m->injected_count++] = vector;
+        m->injected[m->injected_count] = vector;
+        MOCK_BUMP(m->injected_count);
     }
 }
 
 static void inject_nmi(struct engine_vcpu *vcpu) {
-    mock_of(vcpu)->nmis++;
+    MOCK_BUMP(mock_of(vcpu)->nmis);
 }
 
 static int inject_exception(struct engine_vcpu *vcpu, u8 vector, bool has_error, u32 error) {
@@ -155,7 +156,8 @@ static int inject_exception(struct engine_vcpu *vcpu, u8 vector, bool has_error,
     (void)has_error;
     (void)error;
     if (m->exception_count < MOCK_MAX) {
-        m->exceptions[m->exception_count++] = vector;
+        m->exceptions[m->exception_count] = vector;
+        MOCK_BUMP(m->exception_count);
     }
     return 0;
 }

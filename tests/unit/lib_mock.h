@@ -24,6 +24,9 @@ struct mock_vcpu {
     u32 step; /* the script's own */
 };
 
+/* Counters that a test watches while the vCPU runs; gives the old value. */
+#define MOCK_BUMP(counter) __atomic_fetch_add(&(counter), 1, __ATOMIC_SEQ_CST)
+
 /* Fills *exit; return value of run. NULL: mock_idle. */
 typedef int (*mock_script)(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit);
 

@@ -60,7 +60,7 @@ static void apic_write(struct engine_vcpu *vcpu, u32 reg, u32 value) {
 
 /* HLT, then after waking: power off through a device's request. */
 static int script_halt(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
-    if (m->step++ == 0) {
+    if (MOCK_BUMP(m->step) == 0) {
         m->s.rflags |= FLAG_IF;
         exit->kind = EXIT_HLT;
         return 0;
@@ -78,13 +78,14 @@ static void test_halt_interrupt(void **state) {
     WAIT_FOR(ATOMIC(ev->sleeping));
     irq_msi(f.vm->irq, 0xfee00000, 0x41);
     WAIT_FOR(ATOMIC(mock_of(ev)->injected_count) == 1);
-    assert_int_equal(mock_of(ev)->injected[0], 0x41);
     assert_int_equal(ATOMIC(mock_of(ev)->kicks), 0); /* woken, not kicked */
+    vm_pause(f.vm);
+    assert_int_equal(mock_of(ev)->injected[0], 0x41);
     end(&f);
 }
 
 static int script_halt_masked(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
-    if (m->step++ == 0) {
+    if (MOCK_BUMP(m->step) == 0) {
         exit->kind = EXIT_HLT;
         return 0;
     }
@@ -105,6 +106,7 @@ static void test_halt_nmi(void **state) {
     assert_int_equal(ATOMIC(mock_of(ev)->step), 1);
     irq_msi(f.vm->irq, 0xfee00000, 0x400); /* NMI */
     WAIT_FOR(ATOMIC(mock_of(ev)->step) == 2);
+    vm_pause(f.vm);
     assert_int_equal(mock_of(ev)->nmis, 1);
     assert_int_equal(mock_of(ev)->injected_count, 0);
     assert_true(mock_of(ev)->window); /* the interrupt still waits */
@@ -129,6 +131,7 @@ static void test_window(void **state) {
     start(&f);
     irq_msi(f.vm->irq, 0xfee00000, 0x51);
     WAIT_FOR(ATOMIC(mock_of(ev)->injected_count) == 1);
+    vm_pause(f.vm);
     assert_int_equal(mock_of(ev)->injected[0], 0x51);
     assert_true(mock_of(ev)->windows >= 1);
     end(&f);
@@ -136,7 +139,7 @@ static void test_window(void **state) {
 
 /* vCPU 0 sends INIT and SIPI to vCPU 1, which then starts in real mode at the page. */
 static int script_smp(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
-    if (vcpu->id == 0 && m->step++ == 0) {
+    if (vcpu->id == 0 && MOCK_BUMP(m->step) == 0) {
         apic_write(vcpu, LAPIC_SVR, 0x1ff);
         apic_write(vcpu, LAPIC_ICR_HIGH, 1u << 24);
         apic_write(vcpu, LAPIC_ICR, 0x4500);
@@ -153,6 +156,7 @@ static void test_init_sipi(void **state) {
     struct mock_vcpu *ap = mock_of(&f.vm->vcpus[1].engine);
     start(&f);
     WAIT_FOR(ATOMIC(ap->runs) > 0);
+    vm_pause(f.vm);
     assert_int_equal(ap->s.seg[SEG_CS].sel, 0x1200);
     assert_int_equal(ap->s.seg[SEG_CS].base, 0x12000);
     assert_int_equal(ap->s.rip, 0);
@@ -180,7 +184,7 @@ static u8 io_data[8];
 static u8 mmio_data[8];
 
 static int script_io(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
-    switch (m->step++) {
+    switch (MOCK_BUMP(m->step)) {
     case 0: /* rep outsb of three bytes */
         memcpy(io_data, "\x01\x02\x03", 3);
         exit->kind = EXIT_IO;
@@ -264,7 +268,7 @@ static void test_callouts(void **state) {
 static int script_debug(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
     if (m->step < 2) {
         exit->kind = EXIT_DEBUG;
-        exit->debug.rip = 0x1000 + m->step++;
+        exit->debug.rip = 0x1000 + MOCK_BUMP(m->step);
         exit->debug.int3 = true;
         return 0;
     }
