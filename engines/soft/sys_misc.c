@@ -85,6 +85,9 @@ static void op_wrmsr(struct soft_vcpu *c, const struct uop *u) {
     if (rc) {
         soft_gp(c, 0);
     }
+    if (index == MSR_APIC_BASE) {
+        c->s.msr.apic_base = value; /* CPUID shows whether the APIC is on */
+    }
     c->leave |= SOFT_LEAVE_LOOP; /* an interrupt may have become pending */
     GOTO_RIP(c, soft_rip_after(c));
 }
