@@ -103,11 +103,11 @@ static void registers(void) {
     lapic_set(SVR, 0x1ff);
     CHECK_EQ(lapic(SVR), 0x1ff);
     lapic_set(LVT_TIMER, 0xfffbffff); /* mode 3 is reserved: not asked for */
-    CHECK_EQ(lapic(LVT_TIMER), 0x300ff);
+    CHECK_EXACT(lapic(LVT_TIMER) == 0x300ff);
     lapic_set(LVT_TIMER, MASKED);
     u32 lint0 = lapic(LVT_LINT0);
     lapic_set(LVT_LINT0, 0xffffffff);
-    CHECK_EQ(lapic(LVT_LINT0) & ~0x5000u, 0x1a7ff);
+    CHECK_EXACT((lapic(LVT_LINT0) & ~0x5000u) == 0x1a7ff);
     lapic_set(LVT_LINT0, lint0);
     lapic_set(DFR, 0);
     CHECK_EQ(lapic(DFR), 0x0fffffff);
@@ -115,7 +115,7 @@ static void registers(void) {
     lapic_set(LDR, 0x01ffffff);
     CHECK_EQ(lapic(LDR), 0x01000000);
     lapic_set(ICR2, 0xffffffff);
-    CHECK_EQ(lapic(ICR2), 0xff000000);
+    CHECK_EXACT(lapic(ICR2) == 0xff000000);
 }
 
 /* Section 10.4.7.2: a disabled APIC has every LVT masked. */
@@ -192,11 +192,11 @@ static void errors(void) {
     esr_read();
     CHECK_EQ(esr_read(), 0);
     self_ipi(5);
-    CHECK(esr_read() & 0x20); /* send illegal vector */
+    CHECK_EXACT(esr_read() & 0x20); /* send illegal vector */
     CHECK_EQ(esr_read(), 0);
     if (!x2apic) {
         (void)mmio_read(LAPIC + 0x3d0);
-        CHECK_EQ(esr_read(), 0x80); /* illegal register address */
+        CHECK_EXACT(esr_read() == 0x80); /* illegal register address */
     }
 }
 
@@ -407,7 +407,7 @@ static void x2apic_mode(void) {
     x2apic = false;
     cpuid(1, 0, r);
     CHECK_EQ(r[3] >> 9 & 1, 1);
-    CHECK_EQ(lapic(SVR), 0xff); /* table 10-1 */
+    CHECK_EXACT(lapic(SVR) == 0xff); /* table 10-1 */
     CHECK_EQ(lapic(ID) >> 24, id);
 }
 

@@ -209,7 +209,7 @@ static void pit_modes(void) {
     outb(PIT + 2, 0x99);
     for (u32 i = 0; i < 50; i++) {
         u32 v = pit_latch(2);
-        CHECK((v & 15) < 10 && (v >> 4 & 15) < 10 && (v >> 8 & 15) < 10 && v >> 12 < 10);
+        CHECK_EXACT((v & 15) < 10 && (v >> 4 & 15) < 10 && (v >> 8 & 15) < 10 && v >> 12 < 10);
     }
     outb(PIT + 3, 0x90); /* one byte: the low one */
     outb(PIT + 2, 0x80);

@@ -12,6 +12,7 @@ struct idt_entry {
 };
 
 struct fault last_fault;
+bool loose_chips;
 struct frame last_frame;
 extern char isr_stubs[], ap_start[], ap_end[];
 extern u64 catch_rsp;
@@ -298,7 +299,23 @@ u32 ap_boot(void) {
     return __atomic_load_n(&aps_ready, __ATOMIC_SEQ_CST);
 }
 
+/* Multiboot 1, 3.3: flags bit 2, then the command line at 16. */
+static bool cmdline_has(u32 info, const char *word) {
+    const u32 *mb = (const u32 *)(u64)info;
+    size_t size = 0;
+    while (word[size]) {
+        size++;
+    }
+    for (const char *s = mb[0] & 4 ? (const char *)(u64)mb[4] : ""; *s; s++) {
+        if (!memcmp(s, word, size)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void guest_entry(u32 magic, u32 info) {
+    loose_chips = cmdline_has(info, "loose-chips");
     for (int v = 0; v < 256; v++) {
         idt_gate((u8)v, isr_stubs + v * 16, 0xe, 0, 0);
     }
