@@ -89,12 +89,12 @@ static int terminal_raw(struct con *c) {
         return -1;
     }
     t = c->saved;
-    cfmakeraw(&t);
-    t.c_oflag |= OPOST; /* the guest sends CR LF itself; log lines and others keep working */
+    cfmakeraw(&t); /* the guest sends CR LF itself, and log lines do while the terminal is raw */
     if (tcsetattr(STDIN_FILENO, TCSANOW, &t)) {
         return -1;
     }
     exit_termios = &c->saved;
+    linux_host_log_raw(true);
     atexit(terminal_restore);
     return 0;
 }

@@ -1,0 +1,49 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: inside.sh (in the emulated AMD machine, files beside it; see run.sh)
+# The KVM engine on real hardware virtualisation: its unit tests, the freestanding guests, Linux.
+cd "$(dirname "$0")" || exit 1
+passed=0
+failed=0
+
+result() { # result NAME OK
+    if [ "$2" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      amd $1"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  amd $1"
+        tail -25 out
+    fi
+}
+
+./kvm_test >out 2>&1
+result "unit tests of the engine" $?
+
+for image in *.elf; do
+    timeout 120 ./sosia run --quiet --engine kvm --cpus 4 --memory 64M --test-devices --kernel "$image" --cmdline test \
+        </dev/null >out 2>&1
+    status=$?
+    [ $status -eq 65 ]
+    result "guest $(basename "$image" .elf) (status $status)" $?
+done
+
+linux() { # linux NAME CPUS COMMAND PATTERN OPTIONS...
+    name=$1 cpus=$2 command=$3 pattern=$4
+    shift 4
+    timeout 200 ./sosia run --cpus "$cpus" --memory 256M --kernel vmlinuz --initrd initrd.img \
+        --cmdline "console=ttyS0 quiet sosia.run=\"$command\"" "$@" </dev/null >out 2>&1
+    status=$?
+    [ $status -eq 0 ] && grep -q 'engine kvm' out && grep -qE "$pattern" out
+    result "$name" $?
+}
+
+linux "Linux, 1 vCPU, engine chosen by auto" 1 "echo cpus \$(nproc)" "cpus 1"
+dd if=/dev/zero of=disk.img bs=1M count=8 2>/dev/null
+linux "Linux, 4 vCPUs, disk" 4 \
+    "echo cpus \$(nproc); dd if=/bin/busybox of=/dev/vda bs=64k count=8 conv=fsync; cmp -n 524288 /bin/busybox /dev/vda && echo same" \
+    "same" --disk disk.img
+linux "Linux, virtio over MMIO" 2 "dd if=/dev/hwrng bs=64 count=1 | wc -c; echo cpus \$(nproc)" "cpus 2" --transport mmio
+
+echo "amd: $passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,14 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: tests/kvm/run.sh
+# Runs inside.sh in the emulated AMD machine (in_amd.sh), where KVM is real.
+set -eu
+cd "$(dirname "$0")/../.."
+guests/linux/build.sh cloud-amd64
+make -s all guest-tests build/gcc-rel/tests/unit/kvm_test
+set -- --file tests/kvm/inside.sh --file build/sosia --file build/gcc-rel/tests/unit/kvm_test \
+    --file build/guests/linux-cloud-amd64/vmlinuz --file build/guests/linux-cloud-amd64/initrd.img
+for image in build/guest-tests/*.elf; do
+    set -- "$@" --file "$image"
+done
+exec tests/kvm/in_amd.sh --memory 2048 --cpus 2 --timeout 800 "$@" -- ./inside.sh
