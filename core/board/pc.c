@@ -24,6 +24,12 @@
 #define IO_BASE    0x1000ull
 #define IO_SIZE    0xf000ull
 
+/* IA32_MTRR_DEF_TYPE, IA32_MTRR_PHYSBASEn and PHYSMASKn */
+#define MTRR_ENABLE     BIT(11)
+#define MTRR_WRITE_BACK 6ull
+#define MTRR_UNCACHED   0ull
+#define MTRR_MASK_VALID BIT(11)
+
 static const struct platform_serial serial_ports[MACHINE_SERIAL_PORTS] = {
     {UART_COM1, UART_IRQ_COM1},
     {UART_COM2, UART_IRQ_COM2},
@@ -217,6 +223,26 @@ static int load_kernel(struct pc *pc, const struct machine_config *cfg, struct e
 /* --- create, destroy ---------------------------------------------------------------------------
  */
 
+/*
+ * Memory types as firmware leaves them on every processor: write-back by default, the hole for
+ * devices below 4 GiB uncached (SDM vol. 3, section 12.11). Without it Linux finds the MTRRs off
+ * and does not use the page attribute table either.
+ */
+static int set_memory_types(struct pc *pc) {
+    const u64 hole = 0xc0000000ull, hole_size = 4 * GIB - hole;
+    const u64 address_bits = (BIT(pc->vm->cpuid.phys_bits) - 1) & ~PAGE_MASK;
+    int rc = 0;
+    for (u32 i = 0; i < pc->vm->vcpu_count && !rc; i++) {
+        struct cpu_state s;
+        rc = vcpu_state_get(&pc->vm->vcpus[i], STATE_MSR, &s);
+        s.msr.mtrr_def_type = MTRR_ENABLE | MTRR_WRITE_BACK;
+        s.msr.mtrr_base[0] = hole | MTRR_UNCACHED;
+        s.msr.mtrr_mask[0] = (address_bits & ~(hole_size - 1)) | MTRR_MASK_VALID;
+        rc = rc ? rc : vcpu_state_set(&pc->vm->vcpus[i], STATE_MSR, &s);
+    }
+    return rc;
+}
+
 static int build(struct pc *pc, const struct machine_config *cfg, struct err *err) {
     int rc = add_legacy(pc, cfg, err);
     rc = rc ? rc : pc_add_virtio(pc, cfg, err);
@@ -227,6 +253,7 @@ static int build(struct pc *pc, const struct machine_config *cfg, struct err *er
     device_reset_all(&pc->vm->devices);
     rc = pci_host_firmware(&pc->host, err);
     mutex_unlock(pc->vm->host, &pc->vm->lock);
+    rc = rc ? rc : set_memory_types(pc);
     rc = rc ? rc : write_tables(pc, cfg, err);
     return rc || !cfg->kernel.data ? rc : load_kernel(pc, cfg, err);
 }

@@ -5,8 +5,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 guests/linux/build.sh cloud-amd64
-make -s all guest-tests build/gcc-rel/tests/unit/kvm_test
-set -- --file tests/kvm/inside.sh --file build/sosia --file build/gcc-rel/tests/unit/kvm_test \
+units=build/gcc-rel/tests/unit
+make -s CC=gcc MODE=rel all guest-tests $units/kvm_test $units/cpuid_test $units/state_test
+set -- --file tests/kvm/inside.sh --file build/gcc-rel/sosia --file $units/kvm_test --file $units/cpuid_test --file $units/state_test \
     --file build/guests/linux-cloud-amd64/vmlinuz --file build/guests/linux-cloud-amd64/initrd.img
 for image in build/guest-tests/*.elf; do
     set -- "$@" --file "$image"
