@@ -18,7 +18,7 @@
 
 #include "hosts/linux/host.h"
 
-enum { SECTOR = 512, IOV_BATCH = 256 };
+enum { SECTOR = 512, IOV_BATCH = 256, ZERO_CHUNK = 64 * 1024 };
 
 struct blk_file {
     struct block_backend be;
@@ -53,6 +53,7 @@ static void iov_advance(struct iovec *v, int *count, int *first, size_t n) {
 /* One batch of iovecs, to the end: short transfers are continued, end of file reads as zeros. */
 static int transfer_batch(struct blk_file *f, bool write, struct iovec *v, int count, u64 offset) {
     int first = 0;
+    iov_advance(v, &count, &first, 0); /* empty parts at the start would look like the end */
     while (first < count) {
         ssize_t n = write ? pwritev(f->fd, v + first, count - first, (off_t)offset)
                           : preadv(f->fd, v + first, count - first, (off_t)offset);
@@ -94,10 +95,25 @@ static int transfer(struct blk_file *f, const struct block_req *req) {
 
 static int punch(struct blk_file *f, const struct block_req *req) {
     int mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
-    if (!fallocate(f->fd, mode, (off_t)req->offset, (off_t)req->length)) {
+    if (!req->length || !fallocate(f->fd, mode, (off_t)req->offset, (off_t)req->length)) {
         return 0;
     }
     return errno == EOPNOTSUPP ? -ERR_UNSUPPORTED : -ERR_IO;
+}
+
+/* Where the file system cannot punch holes. */
+static int write_zeroes(struct blk_file *f, const struct block_req *req) {
+    static u8 zeros[ZERO_CHUNK];
+    for (u64 done = 0; done < req->length;) {
+        struct iovec v = {.iov_base = zeros, .iov_len = MIN(req->length - done, sizeof(zeros))};
+        u64 len = v.iov_len;
+        int rc = transfer_batch(f, true, &v, 1, req->offset + done);
+        if (rc) {
+            return rc;
+        }
+        done += len;
+    }
+    return 0;
 }
 
 static int execute(struct blk_file *f, const struct block_req *req) {
@@ -114,8 +130,9 @@ static int execute(struct blk_file *f, const struct block_req *req) {
     case BLOCK_FLUSH:
         return f->be.readonly || !fdatasync(f->fd) ? 0 : -ERR_IO;
     case BLOCK_DISCARD:
-    case BLOCK_WRITE_ZEROES:
         return punch(f, req);
+    case BLOCK_WRITE_ZEROES:
+        return punch(f, req) ? write_zeroes(f, req) : 0;
     }
     return -ERR_UNSUPPORTED;
 }
@@ -148,6 +165,10 @@ static void file_submit(struct block_backend *be, struct block_req *req) {
         *job = (struct blk_job){.pool.fn = job_run, .file = f, .req = req};
         __atomic_fetch_add(&f->in_flight, 1, __ATOMIC_RELAXED);
         if (!pool_submit(f->lh->pool, &job->pool)) {
+            return; /* the job belongs to the pool now */
+        }
+        job->status = -ERR_NOMEM;
+        if (!loop_post(f->lh->loop, job_done, job)) {
             return;
         }
         __atomic_fetch_sub(&f->in_flight, 1, __ATOMIC_RELAXED);
@@ -206,7 +227,9 @@ static int file_check(int fd, const char *path, bool readonly, u64 *size, struct
         return ERR_SET(err, ERR_INVAL, "disk %s: is empty; make it at least 512 bytes", path);
     }
     if (file_lock(fd, readonly)) {
-        return ERR_SET(err, ERR_STATE, "disk %s: in use by another machine", path);
+        bool used = errno == EAGAIN || errno == EACCES;
+        return ERR_SET(err, ERR_STATE, "disk %s: %s", path,
+                       used ? "in use by another machine" : strerror(errno));
     }
     return 0;
 }

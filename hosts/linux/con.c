@@ -10,7 +10,7 @@
 
 #include "hosts/linux/stream.h"
 
-enum { CTRL_A = 1, CTRL_C = 3 };
+enum { CTRL_A = 1, PTY_DROP_MS = 1000 };
 
 struct con {
     struct stream stream;
@@ -19,15 +19,14 @@ struct con {
     bool escape; /* Ctrl-A was the last key */
     bool raw;
     struct termios saved;
-    int own_fd; /* to close at the end, -1: none */
+    int own_fd, slave_fd; /* to close at the end, -1: none */
 };
 
 static struct con *con_of(struct stream *s) {
     return CONTAINER_OF(s, struct con, stream);
 }
 
-/* --- standard input and output
- * ------------------------------------------------------------------------ */
+/* --- standard input and output ---------------------------------------------------------------- */
 
 static struct termios *exit_termios; /* what to put back however the process ends */
 
@@ -107,6 +106,9 @@ static void con_closed(struct stream *s) {
     if (c->own_fd >= 0) {
         close(c->own_fd);
     }
+    if (c->slave_fd >= 0) {
+        close(c->slave_fd);
+    }
 }
 
 static struct con *con_new(struct err *err) {
@@ -115,7 +117,7 @@ static struct con *con_new(struct err *err) {
         ERR_SET(err, ERR_NOMEM, "console: out of memory");
         return NULL;
     }
-    c->own_fd = -1;
+    c->own_fd = c->slave_fd = -1;
     c->stream.closed = con_closed;
     return c;
 }
@@ -145,8 +147,7 @@ int con_stdio_open(struct linux_host *lh, void (*leave)(void *ctx), void *ctx,
     return con_start(c, lh, STDIN_FILENO, STDOUT_FILENO, out, err);
 }
 
-/* --- others
- * ------------------------------------------------------------------------------------------ */
+/* --- others ----------------------------------------------------------------------------------- */
 
 int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_backend **out,
                  struct err *err) {
@@ -155,7 +156,7 @@ int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_bac
     if (!c) {
         return -ERR_NOMEM;
     }
-    c->own_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    c->own_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     if (c->own_fd < 0 || grantpt(c->own_fd) || unlockpt(c->own_fd) ||
         ptsname_r(c->own_fd, name, size)) {
         int rc = ERR_SET(err, ERR_IO, "console pty: %s", strerror(errno));
@@ -164,11 +165,12 @@ int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_bac
         return rc;
     }
     /* Kept open on our side too: without any opener the master reads as hung up and would spin. */
-    int slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (slave >= 0 && !tcgetattr(slave, &t)) {
+    c->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (c->slave_fd >= 0 && !tcgetattr(c->slave_fd, &t)) {
         cfmakeraw(&t);
-        tcsetattr(slave, TCSANOW, &t);
+        tcsetattr(c->slave_fd, TCSANOW, &t);
     }
+    c->stream.drop_after_ms = PTY_DROP_MS; /* nobody may ever open it */
     return con_start(c, lh, c->own_fd, c->own_fd, out, err);
 }
 

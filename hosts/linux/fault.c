@@ -26,7 +26,6 @@ static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 static struct range ranges[MAX_RANGES];
 static struct sigaction previous[ARRAY_LEN(fault_signals)];
 static pthread_mutex_t ranges_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool installed;
 static __thread void *fault_ctx;
 
 static host_fault_fn range_find(u64 rip) {
@@ -95,22 +94,24 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
     fault_pass_on(signal, info, context);
 }
 
+/* With every hook again: somebody (a test framework, a library) may have put theirs in between. */
 static void handlers_install(void) {
-    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction now, sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     for (size_t i = 0; i < ARRAY_LEN(fault_signals); i++) {
-        sigaction(fault_signals[i], &sa, &previous[i]);
+        sigaction(fault_signals[i], NULL, &now);
+        if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault) {
+            previous[i] = now;
+            sigaction(fault_signals[i], &sa, NULL);
+        }
     }
-    installed = true;
 }
 
 int linux_fault_hook(struct host *host, const u8 *start, size_t size, host_fault_fn fn) {
     (void)host;
     int rc = -ERR_NOMEM;
     pthread_mutex_lock(&ranges_lock);
-    if (!installed) {
-        handlers_install();
-    }
+    handlers_install();
     for (size_t i = 0; i < MAX_RANGES; i++) {
         if (!ranges[i].start) {
             ranges[i].size = size;

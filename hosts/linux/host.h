@@ -56,6 +56,9 @@ int loop_post(struct loop *loop, void (*fn)(void *ctx), void *ctx);
 /* Runs what was posted when no thread is in loop_run (start and end of the process); else nothing.
  */
 void loop_run_idle(struct loop *loop);
+/* Takes back what was posted with this ctx; returns when none of it is running any more (unless
+ * called from there). */
+void loop_forget(struct loop *loop, const void *ctx);
 struct host_timer *loop_timer_create(struct loop *loop, void (*fn)(void *ctx), void *ctx);
 void loop_timer_arm(struct loop *loop, struct host_timer *timer, u64 deadline_ns);
 void loop_timer_cancel(struct loop *loop, struct host_timer *timer);

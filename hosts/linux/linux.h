@@ -34,8 +34,7 @@ int linux_fd_watch(struct linux_host *lh, int fd, void (*fn)(void *ctx), void *c
 /* Returns when fn is not running any more (unless called from fn itself). */
 void linux_fd_unwatch(struct linux_host *lh, int fd);
 
-/* --- back ends ----------------------------------------------------------------------------------
- */
+/* --- back ends -------------------------------------------------------------------------------- */
 
 /* A raw image file or block device. Locked against a second writer (open file description lock). */
 int blk_file_open(struct linux_host *lh, const char *path, bool readonly,

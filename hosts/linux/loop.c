@@ -2,8 +2,8 @@
 /*
  * The event loop: timers, posted calls and watched descriptors, all run by one thread.
  *
- *   epoll --+-- timerfd   armed for the earliest timer, or earlier: re-arming it costs a system
- * call, |             so a timer that moves later leaves it alone and an early wake-up is harmless
+ *   epoll --+-- timerfd   armed for the earliest timer, or earlier: re-arming costs a system call,
+ *           |             so a timer that moves later leaves it alone; waking early is harmless
  *           +-- eventfd   posted work, quit
  *           +-- watched descriptors
  *
@@ -31,6 +31,7 @@ struct host_timer {
 struct post {
     void (*fn)(void *ctx);
     void *ctx;
+    u64 number;
     struct post *next;
 };
 
@@ -53,12 +54,13 @@ struct loop {
     u64 armed; /* what timerfd is set to; HOST_FOREVER: nothing */
     struct host_timer **heap;
     size_t heap_len, heap_cap;
+    const void *running_ctx; /* and its argument */
     struct post *posts, **posts_tail;
+    u64 post_count; /* ever posted */
     struct watch *watches;
 };
 
-/* --- timer heap: earliest deadline at index 0 ----------------------------------------------------
- */
+/* --- timer heap: earliest deadline at index 0 ------------------------------------------------- */
 
 static void heap_put(struct loop *l, size_t i, struct host_timer *t) {
     l->heap[i] = t;
@@ -186,10 +188,12 @@ void loop_timer_destroy(struct loop *l, struct host_timer *t) {
 /* Runs one callback without the lock; `object` can be waited for meanwhile. */
 static void run_unlocked(struct loop *l, const void *object, void (*fn)(void *ctx), void *ctx) {
     l->running = object;
+    l->running_ctx = ctx;
     pthread_mutex_unlock(&l->lock);
     fn(ctx);
     pthread_mutex_lock(&l->lock);
     l->running = NULL;
+    l->running_ctx = NULL;
     pthread_cond_broadcast(&l->idle);
 }
 
@@ -206,8 +210,7 @@ static void run_timers(struct loop *l) {
     }
 }
 
-/* --- posted calls
- * ---------------------------------------------------------------------------------- */
+/* --- posted calls ----------------------------------------------------------------------------- */
 
 static void loop_wake(struct loop *l) {
     u64 one = 1;
@@ -223,6 +226,7 @@ int loop_post(struct loop *l, void (*fn)(void *ctx), void *ctx) {
     *p = (struct post){.fn = fn, .ctx = ctx};
     pthread_mutex_lock(&l->lock);
     bool first = !l->posts;
+    p->number = l->post_count++;
     *l->posts_tail = p;
     l->posts_tail = &p->next;
     pthread_mutex_unlock(&l->lock);
@@ -234,12 +238,13 @@ int loop_post(struct loop *l, void (*fn)(void *ctx), void *ctx) {
 
 /* What callbacks post meanwhile waits for the next round, so that descriptors get their turn. */
 static void run_posts(struct loop *l) {
-    struct post *list = l->posts;
-    l->posts = NULL;
-    l->posts_tail = &l->posts;
-    while (list) {
-        struct post *p = list;
-        list = p->next;
+    u64 end = l->post_count;
+    while (l->posts && l->posts->number < end) {
+        struct post *p = l->posts;
+        l->posts = p->next;
+        if (!p->next) {
+            l->posts_tail = &l->posts;
+        }
         run_unlocked(l, p, p->fn, p->ctx);
         free(p);
     }
@@ -248,8 +253,33 @@ static void run_posts(struct loop *l) {
     }
 }
 
-/* --- descriptors
- * ----------------------------------------------------------------------------------- */
+static void posts_remove(struct loop *l, const void *ctx) {
+    for (struct post **at = &l->posts; *at;) {
+        struct post *p = *at;
+        if (p->ctx == ctx) {
+            *at = p->next;
+            free(p);
+        } else {
+            at = &p->next;
+        }
+    }
+    l->posts_tail = &l->posts;
+    while (*l->posts_tail) {
+        l->posts_tail = &(*l->posts_tail)->next;
+    }
+}
+
+void loop_forget(struct loop *l, const void *ctx) {
+    pthread_mutex_lock(&l->lock);
+    posts_remove(l, ctx);
+    while (l->running_ctx == ctx && !on_loop_thread(l)) {
+        pthread_cond_wait(&l->idle, &l->lock);
+        posts_remove(l, ctx);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* --- descriptors ------------------------------------------------------------------------------ */
 
 static struct watch *watch_find(struct loop *l, int fd) {
     for (struct watch *w = l->watches; w; w = w->next) {
@@ -336,7 +366,7 @@ void loop_run(struct loop *l) {
         run_posts(l);
         reap_watches(l);
     }
-    l->quit = false;
+    __atomic_store_n(&l->quit, false, __ATOMIC_RELAXED);
     l->thread_known = false;
     pthread_mutex_unlock(&l->lock);
 }

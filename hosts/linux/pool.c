@@ -15,7 +15,7 @@ struct pool {
     pthread_cond_t work;
     struct pool_job *first, **tail;
     pthread_t thread[POOL_THREADS];
-    int threads, idle;
+    int threads, idle, queued; /* queued: jobs that no thread has taken yet */
     bool stop;
 };
 
@@ -34,6 +34,7 @@ static void *pool_main(void *arg) {
             break;
         }
         p->first = job->next;
+        p->queued--;
         if (!p->first) {
             p->tail = &p->first;
         }
@@ -69,12 +70,13 @@ static int pool_grow(struct pool *p) {
 int pool_submit(struct pool *p, struct pool_job *job) {
     int rc = 0;
     pthread_mutex_lock(&p->lock);
-    if (!p->idle && p->threads < POOL_THREADS && pool_grow(p) && !p->threads) {
+    if (p->queued >= p->idle && p->threads < POOL_THREADS && pool_grow(p) && !p->threads) {
         rc = -ERR_NOMEM;
     } else {
         job->next = NULL;
         *p->tail = job;
         p->tail = &job->next;
+        p->queued++;
         pthread_cond_signal(&p->work);
     }
     pthread_mutex_unlock(&p->lock);

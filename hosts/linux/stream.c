@@ -16,8 +16,7 @@ static struct stream *stream_of(struct char_backend *be) {
     return CONTAINER_OF(be, struct stream, be);
 }
 
-/* --- output
- * ----------------------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static void call_writable(void *ctx) {
     struct stream *s = ctx;
@@ -36,33 +35,59 @@ static bool write_failed(int fd) {
     return errno != EINTR;
 }
 
+/* The bytes that are done with: written, or thrown away; -1 when the descriptor is of no use. */
+static ssize_t write_some(struct stream *s, const u8 *from, size_t len) {
+    struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
+    if (s->drop_after_ms) {
+        s->dropping = !poll(&p, 1, s->dropping ? 0 : s->drop_after_ms);
+        if (s->dropping) {
+            return (ssize_t)len;
+        }
+    }
+    ssize_t n = write(s->out_fd, from, len);
+    if (n < 0) {
+        return write_failed(s->out_fd) ? -1 : 0;
+    }
+    return n;
+}
+
+/* write_some without the lock, and only there may writer_stop cancel the thread. */
+static void writer_step(struct stream *s) {
+    int before;
+    size_t len = MIN(s->used, (size_t)STREAM_RING - s->head);
+    const u8 *from = s->ring + s->head;
+    pthread_mutex_unlock(&s->lock);
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
+    ssize_t n = write_some(s, from, len);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    pthread_mutex_lock(&s->lock);
+    if (n < 0) {
+        s->broken = true;
+    } else {
+        s->head = (s->head + (size_t)n) % STREAM_RING;
+        s->used -= (size_t)n;
+    }
+    if (s->starved) {
+        s->starved = false;
+        loop_post(s->lh->loop, call_writable, s);
+    }
+}
+
 static void *writer_main(void *arg) {
     struct stream *s = arg;
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
     pthread_setname_np(pthread_self(), "console");
     pthread_mutex_lock(&s->lock);
     while (!s->stop || (s->used && !s->broken)) {
-        if (!s->used || s->broken) {
-            s->used = s->broken ? 0 : s->used;
-            pthread_cond_broadcast(&s->changed);
-            pthread_cond_wait(&s->changed, &s->lock);
+        if (s->used && !s->broken) {
+            writer_step(s);
             continue;
         }
-        size_t len = MIN(s->used, (size_t)STREAM_RING - s->head);
-        const u8 *from = s->ring + s->head;
-        pthread_mutex_unlock(&s->lock);
-        ssize_t n = write(s->out_fd, from, len);
-        bool failed = n < 0 && write_failed(s->out_fd);
-        pthread_mutex_lock(&s->lock);
-        s->broken = s->broken || failed;
-        if (n > 0) {
-            s->head = (s->head + (size_t)n) % STREAM_RING;
-            s->used -= (size_t)n;
-        }
-        if (s->starved) {
-            s->starved = false;
-            loop_post(s->lh->loop, call_writable, s);
-        }
+        s->used = 0;
+        pthread_cond_wait(&s->changed, &s->lock);
     }
+    pthread_cond_broadcast(&s->changed); /* writer_stop waits for the end */
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
@@ -90,8 +115,7 @@ static size_t stream_write(struct char_backend *be, const u8 *data, size_t len) 
     return taken;
 }
 
-/* --- input
- * ------------------------------------------------------------------------------------------ */
+/* --- input ------------------------------------------------------------------------------------ */
 
 static void input_offer(struct stream *s) {
     if (s->input_len && s->be.receive) {
@@ -103,11 +127,26 @@ static void input_offer(struct stream *s) {
 
 static void input_ready(void *ctx);
 
+static void input_step(void *ctx) {
+    struct stream *s = ctx;
+    s->stepping = false;
+    if (s->watching) {
+        input_ready(s);
+        s->stepping = s->watching && !loop_post(s->lh->loop, input_step, s);
+    }
+}
+
 static void input_watch(struct stream *s, bool on) {
     if (on && !s->watching && s->in_fd >= 0) {
-        s->watching = !loop_watch(s->lh->loop, s->in_fd, input_ready, s);
+        s->polled = loop_watch(s->lh->loop, s->in_fd, input_ready, s) != 0;
+        s->watching = true;
+        if (s->polled && !s->stepping) {
+            s->stepping = !loop_post(s->lh->loop, input_step, s);
+        }
     } else if (!on && s->watching) {
-        loop_unwatch(s->lh->loop, s->in_fd);
+        if (!s->polled) {
+            loop_unwatch(s->lh->loop, s->in_fd);
+        }
         s->watching = false;
     }
 }
@@ -137,17 +176,20 @@ static void input_ready(void *ctx) {
 
 static void input_resume(void *ctx) {
     struct stream *s = ctx;
+    __atomic_store_n(&s->resuming, 0, __ATOMIC_RELEASE);
     input_offer(s);
     input_watch(s, s->input_len < sizeof(s->input));
 }
 
 static void stream_rx_ready(struct char_backend *be) {
     struct stream *s = stream_of(be);
-    loop_post(s->lh->loop, input_resume, s);
+    if (!__atomic_exchange_n(&s->resuming, 1, __ATOMIC_ACQ_REL) &&
+        loop_post(s->lh->loop, input_resume, s)) {
+        __atomic_store_n(&s->resuming, 0, __ATOMIC_RELEASE);
+    }
 }
 
-/* --- life
- * ------------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 /* Gives the reader of our output a moment to take what is left, but not for ever. */
 static void writer_stop(struct stream *s) {
@@ -175,11 +217,12 @@ static void writer_stop(struct stream *s) {
 
 static void stream_close(struct char_backend *be) {
     struct stream *s = stream_of(be);
+    loop_forget(s->lh->loop, s); /* input_resume would watch again */
     input_watch(s, false);
     if (s->writer_running) {
         writer_stop(s);
     }
-    loop_run_idle(s->lh->loop); /* posts that still name this stream */
+    loop_forget(s->lh->loop, s);
     if (s->closed) {
         s->closed(s);
     }

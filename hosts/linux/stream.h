@@ -22,6 +22,10 @@ struct stream {
 
     pthread_t writer;
     bool writer_running, stop, broken, starved; /* starved: a write found no room */
+    /* Output that nobody takes for so long is thrown away, as on a line without a terminal; 0: kept
+     * for ever. */
+    int drop_after_ms;
+    bool dropping; /* by the writer thread only */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     u8 ring[STREAM_RING];
@@ -30,6 +34,9 @@ struct stream {
     u8 input[STREAM_INPUT]; /* read but not yet taken by the device */
     size_t input_len;
     bool watching;
+    bool polled;   /* in_fd is a file, which epoll refuses: read in posted steps instead */
+    u32 resuming;  /* atomic: input_resume is posted */
+    bool stepping; /* input_step is posted */
 };
 
 /* Starts on descriptors that the caller opened; they are closed by the stream when own is set. */

@@ -35,9 +35,19 @@ static void kick_handler_install(void) {
     sigaction(KICK_SIGNAL, &sa, NULL);
 }
 
+/* Whoever started the process may have blocked the signal; a thread that inherits that would miss
+ * its kicks. */
+static void kick_unblock(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, KICK_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static void *thread_main(void *arg) {
     struct host_thread *t = arg;
     void *stack = linux_fault_stack_enter();
+    kick_unblock();
     pthread_setname_np(pthread_self(), t->name);
     t->fn(t->ctx);
     linux_fault_stack_leave(stack);
