@@ -4,6 +4,7 @@
  * network-interfaces, entropy. Unknown members are refused, as Firecracker does; those it knows and
  * Sosia does not offer yet are refused with their names.
  */
+#include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,8 +78,28 @@ static int unsupported(struct loader *l, const char *key, json_t *value) {
     return bad(l, key, "is not offered yet");
 }
 
-/* --- boot-source --------------------------------------------------------------------------------
- */
+/* Fields that are checked but change nothing here. */
+static int load_bool(struct loader *l, const char *key, json_t *value) {
+    return json_is_boolean(value) ? 0 : bad(l, key, "is not true or false");
+}
+
+static int load_text(struct loader *l, const char *key, json_t *value) {
+    return json_is_string(value) ? 0 : bad(l, key, "is not a string");
+}
+
+static int load_name(struct loader *l, const char *key, json_t *value, const char *const *names,
+                     size_t count) {
+    const char *s = json_string_value(value);
+    for (size_t i = 0; s && i < count; i++) {
+        if (!strcmp(s, names[i])) {
+            return 0;
+        }
+    }
+    return s ? ERR_SET(l->err, ERR_INVAL, "config %s: %s: '%s' is not offered", l->name, key, s)
+             : bad(l, key, "is not a string");
+}
+
+/* --- boot-source ------------------------------------------------------------------------------ */
 
 static int load_kernel(struct loader *l, const char *key, json_t *value) {
     return keep_string(l, key, value, &l->o->kernel);
@@ -108,8 +129,7 @@ static int load_boot_source(struct loader *l, const char *key, json_t *value) {
     return rc;
 }
 
-/* --- machine-config -----------------------------------------------------------------------------
- */
+/* --- machine-config --------------------------------------------------------------------------- */
 
 static int load_count(struct loader *l, const char *key, json_t *value, u64 min, u64 max,
                       u64 *out) {
@@ -139,16 +159,27 @@ static int load_mem(struct loader *l, const char *key, json_t *value) {
     return rc;
 }
 
+static int load_huge(struct loader *l, const char *key, json_t *value) {
+    static const char *const names[] = {"None", "2M"};
+    return load_name(l, key, value, names, ARRAY_LEN(names));
+}
+
+/* Templates narrow the processor to that of an older one; Sosia has a policy of its own. */
+static int load_template(struct loader *l, const char *key, json_t *value) {
+    static const char *const names[] = {"None"};
+    return load_name(l, key, value, names, ARRAY_LEN(names));
+}
+
 static int load_machine_config(struct loader *l, const char *key, json_t *value) {
     static const struct member members[] = {
-        {"vcpu_count", load_vcpus},  {"mem_size_mib", load_mem}, {"smt", NULL},
-        {"track_dirty_pages", NULL}, {"huge_pages", NULL},       {"cpu_template", unsupported},
+        {"vcpu_count", load_vcpus}, {"mem_size_mib", load_mem},
+        {"smt", load_bool},         {"track_dirty_pages", load_bool},
+        {"huge_pages", load_huge},  {"cpu_template", load_template},
     };
     return load_object(l, key, value, members, ARRAY_LEN(members));
 }
 
-/* --- drives -------------------------------------------------------------------------------------
- */
+/* --- drives ----------------------------------------------------------------------------------- */
 
 static struct disk_option *disk_now(struct loader *l) {
     return &l->o->disk[l->o->disk_count];
@@ -164,10 +195,6 @@ static int load_drive_readonly(struct loader *l, const char *key, json_t *value)
     }
     disk_now(l)->readonly = json_is_true(value);
     return 0;
-}
-
-static int load_bool(struct loader *l, const char *key, json_t *value) {
-    return json_is_boolean(value) ? 0 : bad(l, key, "is not true or false");
 }
 
 static int load_id(struct loader *l, const char *key, json_t *value) {
@@ -218,16 +245,22 @@ static void drive_commit(struct loader *l, json_t *drive) {
     o->disk_count++;
 }
 
+static int load_cache(struct loader *l, const char *key, json_t *value) {
+    static const char *const names[] = {"Unsafe", "Writeback"};
+    return load_name(l, key, value, names, ARRAY_LEN(names));
+}
+
+static int load_io_engine(struct loader *l, const char *key, json_t *value) {
+    static const char *const names[] = {"Sync", "Async"};
+    return load_name(l, key, value, names, ARRAY_LEN(names));
+}
+
 static int load_drive(struct loader *l, json_t *drive) {
     static const struct member members[] = {
-        {"drive_id", load_id},
-        {"path_on_host", load_drive_path},
-        {"is_root_device", load_bool},
-        {"is_read_only", load_drive_readonly},
-        {"partuuid", NULL},
-        {"cache_type", NULL},
-        {"io_engine", NULL},
-        {"rate_limiter", unsupported},
+        {"drive_id", load_id},         {"path_on_host", load_drive_path},
+        {"is_root_device", load_bool}, {"is_read_only", load_drive_readonly},
+        {"partuuid", load_text},       {"cache_type", load_cache},
+        {"io_engine", load_io_engine}, {"rate_limiter", unsupported},
         {"socket", unsupported},
     };
     if (l->o->disk_count == OPT_MAX_DISKS) {
@@ -266,22 +299,20 @@ static int load_drives(struct loader *l, const char *key, json_t *value) {
     return load_array(l, key, value, load_drive);
 }
 
-/* --- network-interfaces, entropy
- * ------------------------------------------------------------------ */
+/* --- network-interfaces, entropy -------------------------------------------------------------- */
 
+/* "06:00:ac:10:00:02" */
 static int load_mac(struct loader *l, const char *key, json_t *value) {
-    unsigned m[6];
-    char end;
+    u8 *mac = l->o->net[l->o->net_count].mac;
     const char *s = json_string_value(value);
-    if (!s || strlen(s) != 17 ||
-        sscanf(s, "%2x:%2x:%2x:%2x:%2x:%2x%c", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5], &end) !=
-            6) {
-        return bad(l, key, "is not a MAC address");
+    bool good = s && strlen(s) == 17;
+    for (size_t i = 0; good && i < 6; i++) {
+        const char *p = s + 3 * i;
+        good = isxdigit((unsigned char)p[0]) && isxdigit((unsigned char)p[1]) &&
+               p[2] == (i < 5 ? ':' : 0);
+        mac[i] = (u8)strtoul(p, NULL, 16);
     }
-    for (int i = 0; i < 6; i++) {
-        l->o->net[l->o->net_count].mac[i] = (u8)m[i];
-    }
-    return 0;
+    return good ? 0 : bad(l, key, "is not a MAC address");
 }
 
 static int load_mtu(struct loader *l, const char *key, json_t *value) {
@@ -293,7 +324,7 @@ static int load_mtu(struct loader *l, const char *key, json_t *value) {
 
 static int load_net(struct loader *l, json_t *item) {
     static const struct member members[] = {
-        {"iface_id", load_id}, {"host_dev_name", NULL},          {"guest_mac", load_mac},
+        {"iface_id", load_id}, {"host_dev_name", load_text},     {"guest_mac", load_mac},
         {"mtu", load_mtu},     {"rx_rate_limiter", unsupported}, {"tx_rate_limiter", unsupported},
     };
     if (l->o->net_count == OPT_MAX_NETS) {
@@ -319,8 +350,7 @@ static int load_entropy(struct loader *l, const char *key, json_t *value) {
     return load_object(l, key, value, members, ARRAY_LEN(members));
 }
 
-/* --- the file
- * ------------------------------------------------------------------------------------- */
+/* --- the file --------------------------------------------------------------------------------- */
 
 static int load_root(struct loader *l, json_t *root) {
     /* boot-source before drives: a root drive appends to boot_args. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The sosia command: finds the verb and calls it. */
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,15 +20,6 @@ static const struct verb verbs[] = {
     {"version", cmd_version, "show the version"},
     {"help", cmd_help, "show this text"},
 };
-
-void complain(const char *fmt, ...) {
-    va_list ap;
-    fputs("sosia: ", stderr);
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fputc('\n', stderr);
-}
 
 static void usage(FILE *to) {
     fputs("usage: sosia VERB [OPTIONS]\n\nA virtual machine monitor for x86-64.\n\n", to);

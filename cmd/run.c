@@ -32,8 +32,7 @@ struct run {
     double ready_ms; /* between the two */
 };
 
-/* --- endings: the user's key, a signal, the guest ------------------------------------------------
- */
+/* --- endings: the user's key, a signal, the guest --------------------------------------------- */
 
 static void on_leave(void *ctx) {
     struct run *r = ctx;
@@ -68,8 +67,7 @@ static int signals_watch(struct run *r, struct err *err) {
     return 0;
 }
 
-/* --- back ends
- * ------------------------------------------------------------------------------------- */
+/* --- back ends -------------------------------------------------------------------------------- */
 
 static int stream_open(struct run *r, const char *what, const char *where,
                        struct char_backend **out, struct err *err) {
@@ -111,8 +109,7 @@ static int streams_open(struct run *r, struct err *err) {
     return rc ? rc : stream_open(r, "the debug port", r->o.debugcon, &r->cfg.debug, err);
 }
 
-/* --- files
- * ----------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 /* "FILE ARGUMENTS": the command line of a module is the whole string, as boot loaders pass it. */
 static int module_map(struct run *r, u32 i, struct err *err) {
@@ -155,8 +152,7 @@ static void files_unmap(struct run *r) {
     }
 }
 
-/* --- the machine
- * ------------------------------------------------------------------------------------ */
+/* --- the machine ------------------------------------------------------------------------------ */
 
 static int memory_check(const struct run_options *o, struct err *err) {
     u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);

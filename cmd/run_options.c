@@ -351,6 +351,15 @@ static int check_complete(const struct run_options *o, struct err *err) {
     return 0;
 }
 
+/* getopt_long stands behind a long option, but inside a group of short ones. */
+static int unknown_option(char **argv, struct err *err) {
+    static const char why[] = "unknown option or missing value; see `sosia run --help`";
+    if (optopt && optopt < OPT_ENGINE) {
+        return ERR_SET(err, ERR_INVAL, "-%c: %s", optopt, why);
+    }
+    return ERR_SET(err, ERR_INVAL, "%s: %s", argv[optind > 1 ? optind - 1 : 1], why);
+}
+
 int run_options_parse(struct run_options *o, int argc, char **argv, struct err *err) {
     int id, index = -1;
     *o = (struct run_options){.cpus = 1,
@@ -367,12 +376,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
             fputs(help_text, stdout);
             return 1;
         }
-        if (id == '?') {
-            return ERR_SET(err, ERR_INVAL,
-                           "%s: unknown option or missing value; see `sosia run --help`",
-                           argv[optind > 1 ? optind - 1 : 1]);
-        }
-        rc = parse_one(o, id, optarg, err);
+        rc = id == '?' ? unknown_option(argv, err) : parse_one(o, id, optarg, err);
     }
     if (!rc && optind < argc) {
         rc = ERR_SET(err, ERR_INVAL, "%s: not an option; see `sosia run --help`", argv[optind]);

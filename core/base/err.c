@@ -4,6 +4,15 @@
 
 #include "core/base/fmt.h"
 
+/* A message is one line, also when it quotes a file name or a file with control characters. */
+static void text_clean(char *text) {
+    for (; *text; text++) {
+        if ((unsigned char)*text < ' ' || *text == 0x7f) {
+            *text = '?';
+        }
+    }
+}
+
 int err_record(struct err *err, enum err_code code, const char *file, int line, const char *fmt,
                ...) {
     if (err && !err->code) {
@@ -14,6 +23,7 @@ int err_record(struct err *err, enum err_code code, const char *file, int line, 
         va_start(ap, fmt);
         fmt_vstr(err->text, sizeof(err->text), fmt, ap);
         va_end(ap);
+        text_clean(err->text);
     }
     return -(int)code;
 }

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Configuration files in Firecracker's format: every field that is taken, every refusal. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cmd/cmd.h"
+
+static struct run_options o;
+static struct err err;
+
+static int load(const char *text) {
+    run_options_free(&o);
+    o = (struct run_options){.cpus = 1, .memory = 512 * MIB, .rng = true};
+    err = (struct err){0};
+    return config_text_load(&o, "test.json", text, strlen(text), &err);
+}
+
+#define BOOT "\"boot-source\": {\"kernel_image_path\": \"k\"}"
+
+static void good(const char *rest) {
+    char text[4096];
+    snprintf(text, sizeof(text), "{" BOOT "%s%s}", *rest ? "," : "", rest);
+    if (load(text)) {
+        fail_msg("%s", err.text);
+    }
+}
+
+static void bad_text(const char *text, const char *message) {
+    if (!load(text)) {
+        fail_msg("accepted: %s", text);
+    }
+    if (strncmp(err.text, "config test.json: ", 18) || !strstr(err.text, message)) {
+        fail_msg("'%s' does not say '%s'", err.text, message);
+    }
+    assert_null(strchr(err.text, '\n'));
+}
+
+static void bad(const char *rest, const char *message) {
+    char text[4096];
+    snprintf(text, sizeof(text), "{" BOOT ",%s}", rest);
+    bad_text(text, message);
+}
+
+static int teardown(void **state) {
+    (void)state;
+    run_options_free(&o);
+    return 0;
+}
+
+static void test_boot_source(void **state) {
+    (void)state;
+    good("");
+    assert_string_equal(o.kernel, "k");
+    assert_null(o.initrd);
+    assert_non_null(strstr(o.cmdline, "reboot=k panic=1")); /* Firecracker's default */
+    assert_true(o.mmio);                                    /* its devices are virtio over MMIO */
+    assert_false(o.mmio_cmdline);
+    assert_false(o.rng); /* only when asked for */
+    assert_int_equal(o.cpus, 1);
+    assert_int_equal(o.memory, 512 * MIB);
+    assert_int_equal(
+        load("{\"boot-source\": {\"kernel_image_path\": \"k\", \"initrd_path\": \"i\", "
+             "\"boot_args\": \"acpi=off quiet\"}}"),
+        0);
+    assert_string_equal(o.initrd, "i");
+    assert_string_equal(o.cmdline, "acpi=off quiet");
+    assert_true(o.mmio_cmdline);
+    assert_int_equal(
+        load("{\"boot-source\": {\"kernel_image_path\": \"k\", \"initrd_path\": null}}"), 0);
+    assert_null(o.initrd);
+}
+
+static void test_boot_source_refused(void **state) {
+    (void)state;
+    bad_text("{}", "boot-source: is missing");
+    bad_text("{\"boot-source\": null}", "boot-source: is not an object");
+    bad_text("{\"boot-source\": []}", "boot-source: is not an object");
+    bad_text("{\"boot-source\": {}}", "has no kernel_image_path");
+    bad_text("{\"boot-source\": {\"kernel_image_path\": 7}}", "kernel_image_path: is not a string");
+    bad_text("{\"boot-source\": {\"kernel_image_path\": \"k\", \"boot_args\": []}}",
+             "boot_args: is not a string");
+    bad_text("{\"boot-source\": {\"kernel_image_path\": \"k\", \"initrd_path\": true}}",
+             "initrd_path: is not a string");
+    bad_text("{\"boot-source\": {\"kernel_image_path\": \"k\", \"kernel\": 1}}",
+             "unknown field 'kernel'");
+}
+
+static void test_machine_config(void **state) {
+    (void)state;
+    good("\"machine-config\": {\"vcpu_count\": 4, \"mem_size_mib\": 1024, \"smt\": false, "
+         "\"track_dirty_pages\": true, \"huge_pages\": \"2M\", \"cpu_template\": null}");
+    assert_int_equal(o.cpus, 4);
+    assert_int_equal(o.memory, GIB);
+    good("\"machine-config\": {\"vcpu_count\": 64, \"mem_size_mib\": 1048576, "
+         "\"huge_pages\": \"None\", \"cpu_template\": \"None\"}");
+    assert_int_equal(o.cpus, 64);
+    assert_int_equal(o.memory, 1024 * GIB);
+}
+
+static void test_machine_config_refused(void **state) {
+    (void)state;
+    bad("\"machine-config\": 1", "machine-config: is not an object");
+    bad("\"machine-config\": {\"vcpu_count\": 0}", "vcpu_count: 0 is not from 1 to 64");
+    bad("\"machine-config\": {\"vcpu_count\": 65}", "vcpu_count: 65 is not from 1 to 64");
+    bad("\"machine-config\": {\"vcpu_count\": -1}", "vcpu_count: -1 is not");
+    bad("\"machine-config\": {\"vcpu_count\": 2.0}", "vcpu_count: is not a whole number");
+    bad("\"machine-config\": {\"vcpu_count\": \"2\"}", "vcpu_count: is not a whole number");
+    bad("\"machine-config\": {\"vcpu_count\": 99999999999999999999}", "line 1");
+    bad("\"machine-config\": {\"mem_size_mib\": 0}", "mem_size_mib: 0 is not from 1");
+    bad("\"machine-config\": {\"mem_size_mib\": 1048577}", "to 1048576");
+    bad("\"machine-config\": {\"mem_size_mib\": 9223372036854775807}", "mem_size_mib");
+    bad("\"machine-config\": {\"smt\": 1}", "smt: is not true or false");
+    bad("\"machine-config\": {\"track_dirty_pages\": \"no\"}", "track_dirty_pages");
+    bad("\"machine-config\": {\"huge_pages\": \"1G\"}", "'1G' is not offered");
+    bad("\"machine-config\": {\"huge_pages\": 2}", "huge_pages: is not a string");
+    bad("\"machine-config\": {\"cpu_template\": \"T2\"}", "'T2' is not offered");
+    bad("\"machine-config\": {\"cores\": 1}", "machine-config: unknown field 'cores'");
+}
+
+static void test_drives(void **state) {
+    (void)state;
+    good("\"drives\": []");
+    assert_int_equal(o.disk_count, 0);
+    good(
+        "\"drives\": [{\"drive_id\": \"data\", \"path_on_host\": \"d\", \"is_root_device\": false, "
+        "\"is_read_only\": true, \"cache_type\": \"Unsafe\", \"io_engine\": \"Sync\", "
+        "\"partuuid\": null, \"rate_limiter\": null, \"socket\": null},"
+        "{\"drive_id\": \"rootfs\", \"path_on_host\": \"r\", \"is_root_device\": true, "
+        "\"is_read_only\": false, \"cache_type\": \"Writeback\", \"io_engine\": \"Async\"}]");
+    assert_int_equal(o.disk_count, 2);
+    assert_string_equal(o.disk[0].path, "r"); /* the root device is /dev/vda */
+    assert_false(o.disk[0].readonly);
+    assert_string_equal(o.disk[1].path, "d");
+    assert_true(o.disk[1].readonly);
+    assert_non_null(strstr(o.cmdline, " root=/dev/vda rw"));
+    good("\"drives\": [{\"drive_id\": \"r\", \"path_on_host\": \"r\", \"is_root_device\": true, "
+         "\"is_read_only\": true, \"partuuid\": \"0eaa91a0-01\"}]");
+    assert_non_null(strstr(o.cmdline, " root=PARTUUID=0eaa91a0-01 ro"));
+}
+
+static void test_drives_refused(void **state) {
+    (void)state;
+    bad("\"drives\": {}", "drives: is not an array");
+    bad("\"drives\": [3]", "drives: is not an object");
+    bad("\"drives\": [{\"path_on_host\": \"d\"}]", "has no drive_id");
+    bad("\"drives\": [{\"drive_id\": \"a\"}]", "has no path_on_host");
+    bad("\"drives\": [{\"drive_id\": \"a/b\", \"path_on_host\": \"d\"}]", "alphanumeric");
+    bad("\"drives\": [{\"drive_id\": \"\", \"path_on_host\": \"d\"}]", "alphanumeric");
+    bad("\"drives\": [{\"drive_id\": 1, \"path_on_host\": \"d\"}]", "alphanumeric");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"path_on_host\": 1}]",
+        "path_on_host: is not a string");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"is_read_only\": 0}]", "is_read_only: is not true");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"is_root_device\": \"yes\"}]", "is_root_device");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"partuuid\": 7}]", "partuuid: is not a string");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"cache_type\": \"Magic\"}]", "'Magic' is not offered");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"io_engine\": \"Vulcan\"}]", "'Vulcan'");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"rate_limiter\": {}}]",
+        "rate_limiter: is not offered");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"socket\": \"s\"}]", "socket: is not offered");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"size\": 1}]", "unknown field 'size'");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"path_on_host\": \"x\", \"is_root_device\": true},"
+        "{\"drive_id\": \"b\", \"path_on_host\": \"y\", \"is_root_device\": true}]",
+        "more than one root device");
+}
+
+static void test_too_many(void **state) {
+    (void)state;
+    char text[8192];
+    int n = snprintf(text, sizeof(text), "{" BOOT ",\"drives\": [");
+    for (int i = 0; i <= OPT_MAX_DISKS; i++) {
+        n += snprintf(text + n, sizeof(text) - (size_t)n,
+                      "%s{\"drive_id\": \"d%d\", \"path_on_host\": \"x\"}", i ? "," : "", i);
+    }
+    snprintf(text + n, sizeof(text) - (size_t)n, "]}");
+    bad_text(text, "drives: too many");
+    n = snprintf(text, sizeof(text), "{" BOOT ",\"network-interfaces\": [");
+    for (int i = 0; i <= OPT_MAX_NETS; i++) {
+        n += snprintf(text + n, sizeof(text) - (size_t)n, "%s{\"iface_id\": \"e%d\"}", i ? "," : "",
+                      i);
+    }
+    snprintf(text + n, sizeof(text) - (size_t)n, "]}");
+    bad_text(text, "network-interfaces: too many");
+}
+
+static void test_network(void **state) {
+    (void)state;
+    static const u8 mac[6] = {0x06, 0x00, 0xac, 0x10, 0x00, 0xFe};
+    good("\"network-interfaces\": [{\"iface_id\": \"eth0\", \"host_dev_name\": \"tap0\", "
+         "\"guest_mac\": \"06:00:ac:10:00:Fe\", \"mtu\": 9000, \"rx_rate_limiter\": null, "
+         "\"tx_rate_limiter\": null}, {\"iface_id\": \"eth1\"}]");
+    assert_int_equal(o.net_count, 2);
+    assert_memory_equal(o.net[0].mac, mac, 6);
+    assert_int_equal(o.net[0].mtu, 9000);
+    assert_int_equal(o.net[1].mtu, 0);
+    bad("\"network-interfaces\": [{\"iface_id\": \"e-0\"}]", "alphanumeric");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"host_dev_name\": 1}]", "host_dev_name");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"mtu\": 67}]", "mtu: 67 is not from 68");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"mtu\": 65536}]", "mtu");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"rx_rate_limiter\": {}}]", "not offered");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"tx_rate_limiter\": {}}]", "not offered");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"speed\": 1}]", "unknown field 'speed'");
+    bad("\"network-interfaces\": {}", "is not an array");
+    static const char *const macs[] = {
+        "06:00:ac:10:00",    "06:00:ac:10:00:0g", "06-00-ac-10-00-02",  "06:00:ac:10:00:2",
+        " 6: 0:ac:10:00:02", "0x:00:ac:10:00:02", "06:00:ac:10:00:022", ""};
+    for (size_t i = 0; i < ARRAY_LEN(macs); i++) {
+        char text[128];
+        snprintf(text, sizeof(text),
+                 "\"network-interfaces\": [{\"iface_id\": \"e\", \"guest_mac\": \"%s\"}]", macs[i]);
+        bad(text, "guest_mac: is not a MAC address");
+    }
+}
+
+static void test_entropy_and_others(void **state) {
+    (void)state;
+    good("\"entropy\": {}");
+    assert_true(o.rng);
+    good("\"balloon\": null, \"vsock\": null, \"logger\": null, \"metrics\": null, "
+         "\"mmds-config\": null, \"cpu-config\": null, \"network-interfaces\": null");
+    assert_false(o.rng);
+    bad("\"entropy\": {\"rate_limiter\": {}}", "rate_limiter: is not offered yet");
+    bad("\"entropy\": 1", "entropy: is not an object");
+    static const char *const later[] = {"cpu-config", "balloon",     "vsock", "logger",
+                                        "metrics",    "mmds-config", "pmem",  "memory-hotplug"};
+    for (size_t i = 0; i < ARRAY_LEN(later); i++) {
+        char text[128], message[128];
+        snprintf(text, sizeof(text), "\"%s\": {}", later[i]);
+        snprintf(message, sizeof(message), "%s: is not offered yet", later[i]);
+        bad(text, message);
+    }
+    bad("\"planet\": {}", "unknown field 'planet'");
+}
+
+static void test_not_json(void **state) {
+    (void)state;
+    bad_text("", "line");
+    bad_text("{", "line 1");
+    bad_text("{\n\n!", "line 3");
+    bad_text("[]", "file: is not an object");
+    bad_text("[1", "line 1");
+    bad_text("{" BOOT "} trailing", "line 1");
+    bad_text("{" BOOT "," BOOT "}", "duplicate");
+    bad_text("{" BOOT ", \"a\\u0000b\": 1}", "line 1");
+    bad_text("{" BOOT ", \"a\\nb\": 1}", "unknown field 'a?b'");
+    bad_text("{\"boot-source\": {\"kernel_image_path\": \"\xff\"}}", "line 1");
+    char deep[8192];
+    memset(deep, '[', sizeof(deep) - 1);
+    deep[sizeof(deep) - 1] = 0;
+    bad_text(deep, "line 1");
+}
+
+static void test_long_arguments(void **state) {
+    (void)state;
+    static char text[8192], args[3000];
+    memset(args, 'a', sizeof(args) - 1);
+    snprintf(text, sizeof(text),
+             "{\"boot-source\": {\"kernel_image_path\": \"k\", \"boot_args\": \"%s\"}, \"drives\": "
+             "[{\"drive_id\": \"r\", \"path_on_host\": \"r\", \"is_root_device\": true}]}",
+             args);
+    bad_text(text, "boot_args: too long");
+}
+
+static void test_large_file(void **state) {
+    (void)state;
+    char path[] = "/tmp/config_file_test.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (4 << 20) + 1), 0);
+    close(fd);
+    err = (struct err){0};
+    assert_int_equal(config_file_load(&o, path, &err), -ERR_INVAL);
+    assert_non_null(strstr(err.text, "larger than 4 MiB"));
+    unlink(path);
+}
+
+#define T(name) cmocka_unit_test_teardown(name, teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        T(test_boot_source),
+        T(test_boot_source_refused),
+        T(test_machine_config),
+        T(test_machine_config_refused),
+        T(test_drives),
+        T(test_drives_refused),
+        T(test_too_many),
+        T(test_network),
+        T(test_entropy_and_others),
+        T(test_not_json),
+        T(test_long_arguments),
+        T(test_large_file),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
