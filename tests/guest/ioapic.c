@@ -5,14 +5,7 @@
  */
 #include "lib/guest.h"
 
-enum {
-    LINE = 20,
-    VECTOR = 0x52,
-    MASK = 1 << 16,
-    LEVEL = 1 << 15,
-    REMOTE_IRR = 1 << 14,
-    EOI = 0xb0
-};
+enum { LINE = 5, VECTOR = 0x52, MASK = 1 << 16, LEVEL = 1 << 15, REMOTE_IRR = 1 << 14, EOI = 0xb0 };
 
 static volatile u32 count;
 static volatile bool lower_in_handler, irr_in_handler;

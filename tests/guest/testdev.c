@@ -77,7 +77,10 @@ static void on_line(struct frame *f) {
 static void lines(void) {
     mmio_write(LAPIC + 0xf0, 0x1ff);
     irq_handler(0x52, on_line);
-    for (u32 n = 16; n < 24; n++) {
+    static const u8 free_lines[] = {5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    u32 usable = loose_chips ? 3 : sizeof(free_lines); /* QEMU has sixteen lines */
+    for (u32 i = 0; i < usable; i++) {
+        u32 n = free_lines[i];
         ioapic_write(0x11 + n * 2, 0);
         ioapic_write(0x10 + n * 2, 0x52);
         outb((u16)(0x2000 + n), 1);
@@ -86,7 +89,7 @@ static void lines(void) {
         irq_off();
         outb((u16)(0x2000 + n), 0);
         ioapic_write(0x10 + n * 2, 1 << 16);
-        CHECK_EQ(count, n - 15);
+        CHECK_EQ(count, i + 1);
     }
 }
 

@@ -320,6 +320,8 @@ void guest_entry(u32 magic, u32 info) {
         idt_gate((u8)v, isr_stubs + v * 16, 0xe, 0, 0);
     }
     idt_load();
+    outb(0x21, 0xff); /* firmware may have left the timer on at vector 8 */
+    outb(0xa1, 0xff);
     CHECK_EQ(magic, 0x2badb002);
     guest_main(info);
     guest_exit();

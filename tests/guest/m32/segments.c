@@ -365,10 +365,11 @@ static void old_instructions(void) {
     CHECK_EQ(a & 0xffff, 0x0107);
     __asm__ volatile("stc\n .byte 0xd6" : "=a"(a) : "a"(0) : "cc"); /* salc */
     CHECK_EQ(a & 0xff, 0xff);
-    u32 before, after;
-    __asm__ volatile("mov %%esp, %0\n pusha\n mov 12(%%esp), %1\n popa"
-                     : "=&r"(before), "=&r"(after)::"memory");
-    (void)after; /* POPA wrote it over, but for ESP everything is as before */
+    u32 before, pushed;
+    __asm__ volatile("mov %%esp, %%ecx\n pusha\n mov 12(%%esp), %%edx\n mov %%edx, 20(%%esp)\n"
+                     "popa"
+                     : "=c"(before), "=d"(pushed)::"memory");
+    CHECK_EQ(pushed, before); /* ESP as it was before PUSHA */
     static struct {
         u32 offset;
         u16 selector;
