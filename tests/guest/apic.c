@@ -265,7 +265,7 @@ static void timer_periodic(u32 hz) {
     u64 start = rdtsc();
     lapic_set(TIMER_INITIAL, hz / 500);
     wait_ticks(10, 1000000);
-    CHECK_EQ(ticks, 10);
+    CHECK(ticks >= 10);
     CHECK(tsc_us(rdtsc() - start) >= 15000);
     lapic_set(TIMER_INITIAL, 0);
     settle(); /* one may have been pending */
