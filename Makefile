@@ -142,6 +142,20 @@ fuzz-bin: $(FUZZ_REPLAY)
 fuzz-replay: $(FUZZ_REPLAY)
 	@scripts/run_fuzz_corpus.sh $(FUZZ_REPLAY)
 
+# make fuzz NAME=uart SECONDS=60: with libFuzzer, built in a folder of its own
+$(BUILD)/tests/fuzz/%_libfuzzer: $(BUILD)/tests/fuzz/%_fuzz.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -fsanitize=fuzzer -o $@ $< $(FUZZ_LIB) \
+		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+
+FUZZ_BUILD := build/clang-fuzz
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz:
+	@$(MAKE) -s CC=clang MODE=asan BUILD=$(FUZZ_BUILD) CFLAGS=-fsanitize=fuzzer-no-link $(FUZZ_BUILD)/tests/fuzz/$(NAME)_libfuzzer
+	@mkdir -p build/fuzz-corpus/$(NAME)
+	$(FUZZ_BUILD)/tests/fuzz/$(NAME)_libfuzzer -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz-corpus/$(NAME). \
+		build/fuzz-corpus/$(NAME) tests/fuzz/corpus/$(NAME)
+
 # --- the decoder against Zydis (docs/decoder.md) ------------------------------------------------------
 
 DECODE_ZYDIS := $(BUILD)/tests/conformance/decode_zydis

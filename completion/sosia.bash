@@ -3,7 +3,7 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
-        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --help"
+        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run cpu version help --help --version" -- "$cur")

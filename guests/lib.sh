@@ -67,7 +67,7 @@ copy_modules() {
         mkdir -p "$_dest/lib/modules/$_version/$(dirname "$_rel")"
         cp "$_root/lib/modules/$_version/$_rel" "$_dest/lib/modules/$_version/$_rel"
     done
-    cp "$_root/lib/modules/$_version/modules.builtin" "$_root/lib/modules/$_version/modules.order" \
+    cp "$_root/lib/modules/$_version/"modules.builtin* "$_root/lib/modules/$_version/modules.order" \
         "$_dest/lib/modules/$_version/"
     depmod -b "$_dest" "$_version"
 }
