@@ -48,7 +48,7 @@ stage_clang() { stage clang 600 make -s -j"$JOBS" CC=clang all unit-bin; }
 stage_unit() { stage unit 900 sh -c "make -s -j$JOBS unit-bin && make -s unit"; }
 stage_asan() { stage asan 1200 sh -c "make -s -j$JOBS MODE=asan unit-bin && make -s MODE=asan unit"; }
 stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make -s MODE=asan fuzz-replay"; }
-stage_decoder() { stage decoder 300 make -s decoder-test; }
+stage_decoder() { stage decoder 300 make -s decode-zydis; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 && guests/memtest/build.sh"; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_guest() { stage guest 600 tests/guest/run.sh; }

@@ -4,10 +4,10 @@
  *
  *   0 free -- lock --> 1 held -- contended --> 2 held, somebody may sleep
  *
- * Lock order, outermost first: the board lock (struct vm.lock: buses, PCI, devices) > a device's own
- * lock > the interrupt chips' (PIC, IOAPIC) > a local APIC's lock > engine locks; the whole list is
- * in docs/architecture.md. A backend's completion callback and a timer callback run with no lock
- * held and take the board lock themselves.
+ * Lock order, outermost first: the board lock (struct vm.lock: buses, PCI, devices) > a device's
+ * own lock > the interrupt chips' (PIC, IOAPIC) > a local APIC's lock > engine locks; the whole
+ * list is in docs/architecture.md. A backend's completion callback and a timer callback run with no
+ * lock held and take the board lock themselves.
  */
 #ifndef CORE_IF_MUTEX_H
 #define CORE_IF_MUTEX_H

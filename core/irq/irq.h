@@ -3,8 +3,8 @@
  * Where devices send interrupts: numbered lines (GSIs) and message-signalled interrupts. Behind it
  * stand either the models of core/irq or the engine's own chips; devices cannot tell.
  *
- * GSI 0..15 are the ISA interrupts (the PIT's GSI 0 arrives at pin 2 of the IOAPIC), of which 10 and 11
- * are the PCI lines; 16..23 are free for virtio windows.
+ * GSI 0..15 are the ISA interrupts (the PIT's GSI 0 arrives at pin 2 of the IOAPIC), of which 10
+ * and 11 are the PCI lines; 16..23 are free for virtio windows.
  */
 #ifndef CORE_IRQ_IRQ_H
 #define CORE_IRQ_IRQ_H
