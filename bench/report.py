@@ -23,8 +23,9 @@ LIMIT = 900
 
 
 def kvm_works():
-    out = subprocess.run(["build/sosia", "run", "--engine", "auto", "--kernel", "/dev/null"],
-                         stderr=subprocess.PIPE, check=False).stderr.decode()
+    out = subprocess.run(["build/sosia", "run", "--engine", "auto", "--test-devices", "--memory", "64M",
+                          "--kernel", "build/guest-tests/first.elf"],
+                         stdin=subprocess.DEVNULL, capture_output=True, check=False).stderr.decode()
     return "engine kvm" in out
 
 
