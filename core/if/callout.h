@@ -28,4 +28,8 @@ int callout_wrmsr(struct engine_vcpu *vcpu, u32 index, u64 value);
 u64 callout_cr8_read(struct engine_vcpu *vcpu);
 void callout_cr8_write(struct engine_vcpu *vcpu, u64 value);
 
+/* The guest has written its TSC or IA32_TSC_ADJUST (tsc_get tells the new value already): a TSC
+ * deadline falls due at another time. */
+void callout_tsc_changed(struct engine_vcpu *vcpu);
+
 #endif

@@ -97,3 +97,10 @@ void callout_cr8_write(struct engine_vcpu *vcpu, u64 value) {
         lapic_cr8_set(lapic, value);
     }
 }
+
+void callout_tsc_changed(struct engine_vcpu *vcpu) {
+    struct lapic *lapic = irqchip_lapic(vm_of(vcpu->vm)->irq, vcpu->id);
+    if (lapic) {
+        lapic_tsc_changed(lapic);
+    }
+}

@@ -38,8 +38,11 @@ static void resolve(struct soft_vcpu *c, u64 linear, u32 size, enum access acces
 static void probe_span(struct soft_vcpu *c, u64 linear, u32 size, enum access access,
                        enum mmu_index mmu, struct mem_span *span) {
     u32 room = (u32)(PAGE_SIZE - (linear & PAGE_MASK));
-    if (UNLIKELY(c->align_check) && mmu == MMU_USER && size <= 8 && (linear & (size - 1))) {
-        soft_fault(c, EXC_AC, true, 0);
+    if (UNLIKELY(c->align_check) && mmu == MMU_USER && size <= 8) {
+        u32 align = size == 6 ? 4 : size; /* far pointers: their offset's */
+        if (linear & (align - 1)) {
+            soft_fault(c, EXC_AC, true, 0);
+        }
     }
     if (UNLIKELY(!is_canonical(linear) || !is_canonical(linear + size - 1))) {
         soft_gp(c, 0);
@@ -47,7 +50,10 @@ static void probe_span(struct soft_vcpu *c, u64 linear, u32 size, enum access ac
     span->count = size > room ? 2 : 1;
     resolve(c, linear, MIN(size, room), access, mmu, &span->at[0]);
     if (span->count == 2) {
-        u64 next = (linear + room) & c->addr_mask;
+        u64 next = linear + room;
+        if (linear <= UINT32_MAX) { /* compatibility mode still has its tables above 4 GiB */
+            next &= c->addr_mask;
+        }
         resolve(c, next, size - room, access, mmu, &span->at[1]);
     }
 }
@@ -182,6 +188,20 @@ static void at_write(struct soft_vcpu *c, const struct mem_at *at, const u8 *buf
     }
 }
 
+/* After a write by a span that was resolved before guest mode was left: meanwhile code may have
+ * been decoded there, and the dirty log read. */
+static void span_written_late(struct soft_vcpu *c, const struct mem_span *span) {
+    for (u32 i = 0; i < span->count; i++) {
+        if (span->at[i].host && !span->at[i].rom) {
+            ram_written(c->vm->ram, span->at[i].gpa, span->at[i].size);
+        }
+    }
+}
+
+static bool span_has_registers(const struct mem_span *span) {
+    return !span->at[0].host || (span->count == 2 && !span->at[1].host);
+}
+
 /* --- linear memory -----------------------------------------------------------------------------
  */
 
@@ -205,6 +225,9 @@ void soft_lin_store(struct soft_vcpu *c, u64 linear, u32 size, u64 value, enum m
     at_store(c, &span.at[0], value);
     if (span.count == 2) {
         at_store(c, &span.at[1], value >> (8 * span.at[0].size));
+        if (UNLIKELY(span_has_registers(&span))) {
+            span_written_late(c, &span);
+        }
     }
 }
 
@@ -230,6 +253,9 @@ void soft_lin_write(struct soft_vcpu *c, u64 linear, const void *buf, u32 size,
     at_write(c, &span.at[0], buf);
     if (span.count == 2) {
         at_write(c, &span.at[1], (const u8 *)buf + span.at[0].size);
+        if (UNLIKELY(span_has_registers(&span))) {
+            span_written_late(c, &span);
+        }
     }
 }
 
@@ -402,6 +428,7 @@ void soft_lock_end(struct soft_vcpu *c, struct lock_op *lock) {
     if (span->count == 2) {
         at_write(c, &span->at[1], lock->bytes + span->at[0].size);
     }
+    span_written_late(c, span);
     soft_resume_others(c);
 }
 

@@ -57,6 +57,10 @@ static void op_rdmsr(struct soft_vcpu *c, const struct uop *u) {
 static void msr_written(struct soft_vcpu *c, u32 index, u64 old_efer) {
     if (index == MSR_TSC || index == MSR_TSC_ADJUST) {
         soft_tsc_set(c, c->s.msr.tsc);
+        soft_guest_leave(c);
+        callout_tsc_changed(c->ev);
+        soft_guest_enter(c);
+        c->leave |= SOFT_LEAVE_LOOP; /* the deadline may be over */
     }
     if (index == MSR_EFER) {
         if ((old_efer ^ c->s.msr.efer) & EFER_NXE) {
@@ -151,7 +155,10 @@ static void op_wrpkru(struct soft_vcpu *c, const struct uop *u) {
     if ((u32)c->s.gpr[GPR_RDX] != 0) {
         soft_gp(c, 0);
     }
-    soft_pkru_set(c, (u32)c->s.gpr[GPR_RAX]);
+    if (soft_pkru_get(c) != (u32)c->s.gpr[GPR_RAX]) {
+        soft_pkru_set(c, (u32)c->s.gpr[GPR_RAX]);
+        soft_tlb_flush_all(c); /* translations hold the rights that PKRU gave */
+    }
     GOTO_RIP(c, soft_rip_after(c));
 }
 

@@ -82,6 +82,7 @@ struct sm {
     struct vm_exit exit;
     u64 cr8;
     u64 msr_deadline;
+    u32 tsc_changes;
 };
 
 /* --- callouts: ports echo, MMIO is empty -------------------------------------------------------
@@ -117,6 +118,9 @@ u64 callout_cr8_read(struct engine_vcpu *vcpu) {
 }
 void callout_cr8_write(struct engine_vcpu *vcpu, u64 value) {
     sm_of(vcpu)->cr8 = value;
+}
+void callout_tsc_changed(struct engine_vcpu *vcpu) {
+    sm_of(vcpu)->tsc_changes++;
 }
 
 /* --- memory ------------------------------------------------------------------------------------
