@@ -43,7 +43,7 @@ CASES = [
     linux("no IOAPIC", STOCK, cmdline="console=ttyS0 noapic", **shell(1)),
     linux("no PCI", CLOUD, cmdline="console=ttyS0 pci=off", args=["--transport", "mmio"], **shell(1)),
     linux("memory above 4 GiB", CLOUD, memory="5G", run="free -m | grep Mem; grep -i 100000000- /proc/iomem",
-          expect=[r"Mem: +(4[89]|50)\d\d", r"100000000-13fffffff : System RAM"]),
+          expect=[r"Mem: +(4[89]|50)\d\d", r"100000000-17fffffff : System RAM"]),
     linux("reboot ends the machine", CLOUD, cmdline="console=ttyS0 sosia.halt=reboot", run="echo bye",
           expect=[r"bye"]),
     linux("triple fault", CLOUD, cmdline="console=ttyS0 panic=-1 reboot=t sosia.halt=crash", run="echo bye",

@@ -9,7 +9,9 @@ units=build/gcc-rel/tests/unit
 make -s CC=gcc MODE=rel all guest-tests $units/kvm_test $units/cpuid_test $units/state_test
 set -- --file tests/kvm/inside.sh --file build/gcc-rel/sosia --file $units/kvm_test --file $units/cpuid_test --file $units/state_test \
     --file build/guests/linux-cloud-amd64/vmlinuz --file build/guests/linux-cloud-amd64/initrd.img
-for image in build/guest-tests/*.elf; do
-    set -- "$@" --file "$image"
+# Guests about the machine. The others test the processor, which is QEMU's emulation there: its faults
+# (reserved page-table bits, CR8, alignment checks, #XM, timer precision) would be counted as ours.
+for guest in acpi first pci smc smp testdev; do
+    set -- "$@" --file "build/guest-tests/$guest.elf"
 done
 exec tests/kvm/in_amd.sh --memory 2048 --cpus 2 --timeout 800 "$@" -- ./inside.sh
