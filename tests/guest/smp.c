@@ -95,7 +95,7 @@ static void write_code(u32 version) {
         while (code_seen[i] < version && rdtsc() < end) {
             __asm__ volatile("pause");
         }
-        CHECK(code_seen[i] >= version);
+        CHECK_EXACT(code_seen[i] >= version);
     }
 }
 
@@ -128,5 +128,5 @@ void guest_main(u64 mb_info) {
         write_code(v);
     }
     release(4);
-    CHECK_EQ(code_wrong, 0);
+    CHECK_EXACT(code_wrong == 0);
 }

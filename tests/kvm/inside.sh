@@ -23,7 +23,7 @@ for test in kvm_test cpuid_test state_test; do
 done
 
 for image in *.elf; do
-    timeout 60 ./sosia run --quiet --engine kvm --cpus 4 --memory 64M --test-devices --kernel "$image" --cmdline test \
+    timeout 60 ./sosia run --quiet --engine kvm --cpus 4 --memory 64M --test-devices --kernel "$image" --cmdline "test loose-chips" \
         </dev/null >out 2>&1
     status=$?
     [ $status -eq 65 ]
