@@ -99,6 +99,7 @@ $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) 
 unit-bin: $(UNIT_BIN)
 unit: $(UNIT_BIN)
 	@scripts/run_unit.sh $(UNIT_BIN)
+	@SOSIA_TEST_TRANSLATOR=1 scripts/run_unit.sh $(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN))
 
 # --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
 

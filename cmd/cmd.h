@@ -44,6 +44,7 @@ struct run_options {
     u32 net_count;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
+    struct engine_translator translator;
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */

@@ -12,6 +12,7 @@
 #include "cmd/cmd.h"
 #include "cmd/gdb_server.h"
 #include "core/board/pc.h"
+#include "core/cpu/decode.h"
 
 enum { MAX_STREAMS = 4 };
 
@@ -194,6 +195,7 @@ static int machine_create(struct run *r, struct err *err) {
         return err->code;
     }
     r->cfg.caps = &r->caps;
+    r->cfg.translator = r->o.translator;
     rc = streams_open(r, err);
     rc = rc ? rc : pc_create(linux_host_host(r->lh), r->engine, &r->cfg, &r->pc, err);
     files_unmap(r);
@@ -253,6 +255,23 @@ static void run_cleanup(struct run *r) {
     run_options_free(&r->o);
 }
 
+static void print_translator(u32 vcpu, const struct engine_tr_stats *s) {
+    if (!s->entries) {
+        return;
+    }
+    complain(
+        "stats: vCPU %u translator: %llu traces, %llu bytes to %llu, %llu entries, %llu misses, "
+        "%llu slow, %llu steps, %llu joins, %llu outdated, %llu flushes",
+        vcpu, (unsigned long long)s->blocks, (unsigned long long)s->bytes_in,
+        (unsigned long long)s->bytes_out, (unsigned long long)s->entries,
+        (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->steps,
+        (unsigned long long)s->links, (unsigned long long)s->kills, (unsigned long long)s->flushes);
+    for (size_t k = 0; k < ARRAY_LEN(s->step_top) && s->step_top[k].count; k++) {
+        complain("stats: vCPU %u steps %s %llu", vcpu, insn_name(s->step_top[k].id),
+                 (unsigned long long)s->step_top[k].count);
+    }
+}
+
 /* Figures of the run, for benchmarks and the curious. */
 static void print_stats(struct run *r) {
     struct vm *vm = pc_vm(r->pc);
@@ -265,6 +284,7 @@ static void print_stats(struct run *r) {
         sum.exits += s.exits;
         sum.interrupts += s.interrupts;
         sum.exceptions += s.exceptions;
+        print_translator(i, &s.tr);
     }
     complain(
         "stats: %.3f s, %llu instructions (%.1f M/s), %llu exits, %llu interrupts, %llu exceptions",

@@ -32,6 +32,8 @@ enum option_id {
     OPT_RNG,
     OPT_QUIET,
     OPT_STATS,
+    OPT_TRANSLATOR,
+    OPT_CODE_CACHE,
     OPT_HELP,
 };
 
@@ -56,6 +58,8 @@ static const struct option long_options[] = {
     {"rng", required_argument, NULL, OPT_RNG},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"stats", no_argument, NULL, OPT_STATS},
+    {"translator", required_argument, NULL, OPT_TRANSLATOR},
+    {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -89,6 +93,8 @@ static const char help_text[] =
     "  --config FILE            a machine in Firecracker's JSON format\n"
     "  --quiet                  no line about the engine\n"
     "  --stats                  print counters of the run at its end\n"
+    "  --translator on|off      soft engine: translate hot code (default off)\n"
+    "  --code-cache MIB         soft engine: room for translated code per CPU (default 16)\n"
     "  --help                   this text\n\n"
     "Exit status: 0 guest powered off or reset, 1 the host failed, 2 bad usage or input,\n"
     "3 guest crashed (triple fault) or the machine cannot go on.\n";
@@ -257,6 +263,24 @@ static int parse_gdb(struct run_options *o, const char *arg, struct err *err) {
     return 0;
 }
 
+static int parse_translator(struct run_options *o, const char *arg, struct err *err) {
+    o->translator.on = !strcmp(arg, "on");
+    if (!o->translator.on && strcmp(arg, "off")) {
+        return ERR_SET(err, ERR_INVAL, "--translator: on or off, not '%s'", arg);
+    }
+    return 0;
+}
+
+static int parse_code_cache(struct run_options *o, const char *arg, struct err *err) {
+    char *end;
+    unsigned long mib = strtoul(arg, &end, 10);
+    if (*end || end == arg || mib < 1 || mib > 512) {
+        return ERR_SET(err, ERR_INVAL, "--code-cache: 1 to 512 MiB, not '%s'", arg);
+    }
+    o->translator.cache_mib = (u32)mib;
+    return 0;
+}
+
 static int parse_rng(struct run_options *o, const char *arg, struct err *err) {
     if (strcmp(arg, "on") && strcmp(arg, "off")) {
         return ERR_SET(err, ERR_INVAL, "--rng %s: not on or off", arg);
@@ -311,6 +335,10 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
     case OPT_STATS:
         o->stats = true;
         return 0;
+    case OPT_TRANSLATOR:
+        return parse_translator(o, arg, err);
+    case OPT_CODE_CACHE:
+        return parse_code_cache(o, arg, err);
     case OPT_QUIET:
         o->quiet = true;
         return 0;

@@ -83,6 +83,7 @@ struct machine_config {
     u64 tsc_hz;                     /* 0: the host's */
     u32 trace;                      /* BIT(enum trace_category) of core/if/trace.h */
     const struct engine_caps *caps; /* what the engine's probe said; NULL: pc_create asks it */
+    struct engine_translator translator;
 };
 
 #endif

@@ -266,7 +266,8 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
                                .memory = cfg->memory,
                                .tsc_hz = cfg->tsc_hz,
                                .trace = cfg->trace,
-                               .caps = cfg->caps};
+                               .caps = cfg->caps,
+                               .translator = cfg->translator};
     *out = NULL;
     int rc = check_config(cfg, err);
     if (rc) {

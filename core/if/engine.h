@@ -34,8 +34,14 @@ struct engine_vm {
     struct ram *ram;
     const struct cpuid_policy *cpuid;
     u32 vcpu_count;
-    u64 tsc_hz;                 /* what the guest is told */
-    const struct trace *trace;  /* core/if/trace.h; may be NULL */
+    u64 tsc_hz;                /* what the guest is told */
+    const struct trace *trace; /* core/if/trace.h; may be NULL */
+    /* What the software engine's translator may do; other engines ignore it. */
+    struct engine_translator {
+        bool on;
+        u32 heat;      /* executions before a block is translated; 0: a good value */
+        u32 cache_mib; /* room for generated code per vCPU; 0: a good value */
+    } translator;
     struct engine_vcpu **vcpus; /* vcpu_count of them, filled before the first run */
     void *priv;
 };
@@ -117,10 +123,23 @@ struct engine_debug {
 };
 
 struct engine_stats {
-    u64 instructions; /* 0 where not counted */
+    u64 instructions; /* 0 where not counted; of translated code only what was interpreted */
     u64 exits;
     u64 interrupts;
     u64 exceptions;
+    /* The translator's; 0 where there is none. */
+    struct engine_tr_stats {
+        u64 blocks, bytes_in, bytes_out; /* translated, guest bytes, code made of them */
+        u64 entries;                     /* of translated code by the run loop */
+        u64 misses;                      /* of the inline translation cache */
+        u64 slow;                        /* accesses left to the interpreter */
+        u64 steps;                       /* single instructions done by the interpreter */
+        u64 links, kills, flushes;       /* jumps joined; blocks outdated; caches emptied */
+        struct {
+            u16 id; /* enum insn_id */
+            u64 count;
+        } step_top[8]; /* the most frequent of the steps */
+    } tr;
 };
 
 struct engine_ops {

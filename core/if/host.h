@@ -102,6 +102,10 @@ struct host_ops {
     void (*fault_unhook)(struct host *host, const u8 *start);
     /* What struct host_fault.ctx shows on the calling thread. */
     void (*thread_fault_ctx)(struct host *host, void *ctx);
+    /* Optional: sets the GS base of the calling thread, for generated code; the C code of the host
+     * does not use GS. Generated code may run with any value in RSP: every signal handler of the
+     * thread must be on an alternate stack. */
+    void (*thread_gs)(struct host *host, void *base);
 
     /*
      * Optional (NULL where the host has no descriptors): calls fn on the event thread whenever fd

@@ -131,6 +131,7 @@ static void fill(struct vm *vm, const struct vm_params *p) {
         .vcpu_count = p->vcpus,
         .tsc_hz = p->tsc_hz ? p->tsc_hz : p->host->ops->tsc_hz(p->host),
         .trace = &vm->trace,
+        .translator = p->translator,
     };
     vm->env = (struct device_env){
         .host = p->host,

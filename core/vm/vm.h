@@ -60,6 +60,7 @@ struct vm_params {
     u64 tsc_hz; /* 0: the host's */
     u32 trace;
     const struct engine_caps *caps; /* what the engine's probe said; NULL: it is asked */
+    struct engine_translator translator;
 };
 
 struct vm {

@@ -13,8 +13,9 @@
 #include "engines/soft/engine.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/tlb.h"
+#include "engines/soft/tr.h"
 
-enum { DECODE_TRIES = 8 };
+enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 #define ARENA_SIZE (24 * MIB)
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
@@ -55,6 +56,7 @@ void soft_cache_reset(struct soft_vcpu *c) {
     memset(cache->jump, 0, sizeof(cache->jump));
     cache->used = 0;
     cache->resets++;
+    soft_tr_flush(c);
     c->block = NULL;
     c->uop = &cache->fetch;
 }
@@ -181,17 +183,21 @@ static void decode_run(struct soft_vcpu *c, const struct source *src, struct sof
 }
 
 /* Starts a block in the arena; the binder may take more of the arena behind it. */
-static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
+static struct soft_block *block_take(struct soft_vcpu *c, u64 gpa, u32 uops) {
     struct soft_cache *cache = c->cache;
-    if (cache->size - cache->used < 2 * ARENA_SPARE) {
-        soft_cache_reset(c);
-    }
-    struct soft_block *b = arena_take(cache, sizeof(*b) + BLOCK_UOPS_MAX * sizeof(struct uop));
+    struct soft_block *b = arena_take(cache, sizeof(*b) + uops * sizeof(struct uop));
     memset(b, 0, sizeof(*b));
     b->gpa = gpa;
     b->key = c->mode_key;
     b->generation = b->second_generation = &cache->no_generation;
     return b;
+}
+
+static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
+    if (c->cache->size - c->cache->used < 2 * ARENA_SPARE) {
+        soft_cache_reset(c);
+    }
+    return block_take(c, gpa, BLOCK_UOPS_MAX);
 }
 
 /* The uops are copied into place; what the block did not need of its room is given back when
@@ -354,6 +360,24 @@ static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at)
     if (at->host && (!b->crosses || next.host) && at->in_segment >= INSN_MAX_LEN) {
         hash_add(cache, b);
     }
+    return b;
+}
+
+/* --- for the translator ------------------------------------------------------------------------
+ */
+
+bool soft_cache_room(const struct soft_vcpu *c, u32 singles) {
+    size_t each =
+        sizeof(struct soft_block) + SINGLE_UOPS * sizeof(struct uop) + 2 * sizeof(struct insn) + 64;
+    return c->cache->size - c->cache->used > singles * each + 4 * ARENA_SPARE;
+}
+
+struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len) {
+    struct source src = {.bytes = bytes, .avail = len, .max = 1};
+    struct decoded d;
+    struct soft_block *b = block_take(c, gpa, SINGLE_UOPS);
+    decode_run(c, &src, b, &d);
+    block_finish(c, b, &d);
     return b;
 }
 

@@ -38,6 +38,9 @@ struct soft_block {
     u8 next_link; /* which link is replaced next */
     bool crosses; /* one instruction over a page end: second_* count too */
     bool cached;  /* found by hash; others are run once */
+    bool tr_no;   /* cannot be translated */
+    u16 heat;     /* executions by the interpreter */
+    u32 tr;       /* first of its translations, as index + 1 (tr.h) */
     u64 gpa, key;
     u64 second_gpa; /* page of the rest, when crosses */
     const u32 *second_generation;
@@ -76,6 +79,11 @@ static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear,
     u64 h = linear ^ linear >> 13 ^ (key >> 24) * 0x9e5;
     return &cache->jump[h & ((1u << BLOCK_JUMP_BITS) - 1)];
 }
+
+/* One instruction as a block of its own that no table knows, for the translator; bytes of code at
+ * gpa, all in one page. Needs soft_cache_room. */
+struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len);
+bool soft_cache_room(const struct soft_vcpu *c, u32 singles);
 
 /* A store of c met code on gpa's page: if the block being executed lies there, it ends after the
  * current instruction. */

@@ -10,6 +10,7 @@
 #include "engines/soft/block.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/tlb.h"
+#include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
 
 /* --- the machine's clock -----------------------------------------------------------------------
@@ -231,6 +232,7 @@ static void soft_vcpu_destroy(struct engine_vcpu *ev) {
     if (c->vec) {
         soft_vec_destroy(c, vm->host);
     }
+    soft_tr_destroy(c);
     soft_cache_destroy(c);
     soft_tlb_destroy(c);
     vm->host->ops->pages_free(vm->host, c, sizeof(*c));
@@ -244,6 +246,9 @@ static int vcpu_parts(struct soft_vcpu *c) {
     }
     if (!r) {
         r = soft_vec_create(c, c->vm->host, c->vm->vec_pool);
+    }
+    if (!r && c->vm->ev->translator.on) {
+        r = soft_tr_create(c);
     }
     return r;
 }
@@ -288,6 +293,7 @@ static void soft_kick(struct engine_vcpu *ev) {
 
 static void soft_stats(struct engine_vcpu *ev, struct engine_stats *stats) {
     *stats = soft_of(ev)->stats;
+    soft_tr_stats(soft_of(ev), &stats->tr);
 }
 
 /* --- state -------------------------------------------------------------------------------------

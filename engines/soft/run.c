@@ -15,6 +15,7 @@
 #include "engines/soft/engine.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/tlb.h"
+#include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
 
 void soft_request(struct soft_vcpu *c, u32 bits) {
@@ -33,7 +34,7 @@ static inline void run_block(struct soft_vcpu *c, struct soft_block *b, u64 rip)
 }
 
 /* The next block by jump cache, hash or decoding. */
-static struct soft_block *find_next(struct soft_vcpu *c, u64 rip, u64 linear) {
+struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear) {
     struct block_jump *j = jump_slot(c->cache, linear, c->jump_key);
     if (LIKELY(j->linear == linear && j->key == c->jump_key && j->to && block_fresh(j->to)) &&
         LIKELY(rip + j->to->bytes - 1 <= c->cs_limit)) {
@@ -66,7 +67,7 @@ static void link_blocks(struct soft_vcpu *c, struct soft_block *from, u64 linear
 static void run_blocks(struct soft_vcpu *c) {
     const u32 *attention = &c->ev->attention;
     u64 rip = c->next_rip;
-    struct soft_block *b = find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
+    struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
     for (;;) {
         run_block(c, b, rip);
         if (UNLIKELY(must_look(c, attention))) {
@@ -85,7 +86,7 @@ static void run_blocks(struct soft_vcpu *c) {
         }
         if (UNLIKELY(!next || !block_fresh(next))) {
             u64 resets = c->cache->resets;
-            next = find_next(c, rip, linear);
+            next = soft_find_next(c, rip, linear);
             if (LIKELY(resets == c->cache->resets)) {
                 link_blocks(c, b, linear, next);
             }
@@ -158,6 +159,9 @@ static bool serve_requests(struct soft_vcpu *c) {
         soft_guest_leave(c);
         soft_guest_enter(c);
     }
+    if (request & SOFT_REQ_CODE) {
+        soft_tr_purge(c);
+    }
     if (request & SOFT_REQ_KICK) {
         __atomic_fetch_and(&c->request, ~(u32)SOFT_REQ_KICK, __ATOMIC_SEQ_CST);
         return true;
@@ -188,7 +192,11 @@ static bool run_round(struct soft_vcpu *c) {
         run_one(c);
     } else {
         c->s.rflags &= ~FLAG_RF; /* it covers one instruction, and only breakpoints look at it */
-        run_blocks(c);
+        if (c->tr) {
+            soft_tr_blocks(c);
+        } else {
+            run_blocks(c);
+        }
     }
     return true;
 }
@@ -212,6 +220,7 @@ int soft_run(struct engine_vcpu *ev, struct vm_exit *exit) {
     c->exit = exit;
     c->next_rip = c->s.rip;
     c->leave |= SOFT_LEAVE_LOOP;
+    soft_tr_run_begin(c);
     soft_guest_enter(c);
     if (soft_setjmp(c->jump)) {
         uncount(c);

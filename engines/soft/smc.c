@@ -14,6 +14,7 @@
 
 #include "engines/soft/block.h"
 #include "engines/soft/tlb.h"
+#include "engines/soft/tr.h"
 
 enum { QUIET_STORES = 24, SPINS = 200 };
 
@@ -237,6 +238,7 @@ bool smc_written(struct soft_vcpu *c, u64 gpa, u32 size) {
     if (outdate(page, granule_mask((u32)(gpa & PAGE_MASK), size))) {
         page->quiet = 0;
         soft_block_outdated(c, gpa);
+        soft_tr_outdated(c->vm, gpa);
         return false;
     }
     if (__atomic_load_n(&page->granules, __ATOMIC_RELAXED) || ++page->quiet < QUIET_STORES) {
@@ -252,8 +254,8 @@ void smc_device_wrote(void *ctx, u64 gpa, u64 size) {
     while (size) {
         u64 n = MIN(size, PAGE_SIZE - (gpa & PAGE_MASK));
         struct smc_page *page = smc_page_of(vm, gpa);
-        if (page) {
-            outdate(page, granule_mask((u32)(gpa & PAGE_MASK), (u32)n));
+        if (page && outdate(page, granule_mask((u32)(gpa & PAGE_MASK), (u32)n))) {
+            soft_tr_outdated(vm, gpa);
         }
         gpa += n;
         size -= n;

@@ -9,6 +9,7 @@
  *   mem.c   loads and stores, the slow path               tlb.c     cached translations
  *   exc.c   exception and interrupt delivery              seg.c     segments, far transfers, tasks
  *   sys.c   CR, DR, MSR and other system instructions     str.c     string instructions
+ *   tr.c    translation of hot blocks              tr_*.c    its parts (tr.h)
  *   vec.c   vector and x87 instructions on the real CPU   xsave.c   the XSAVE family
  *
  * Faults: a handler that meets a fault calls soft_fault, which does not return: it unwinds to the
@@ -139,6 +140,24 @@ struct soft_vcpu {
 
     void *jump[8]; /* soft_setjmp */
 
+    /* The translator (tr.h), reached by generated code through GS; tr is NULL when it is off. */
+    struct soft_tr *tr;
+    struct soft_vcpu *tr_self;
+    u64 tr_flags;    /* guest flags outside RFLAGS: AH as LAHF leaves it, AL is OF */
+    u64 tr_resume;   /* where to go on in generated code */
+    u64 tr_host_rsp; /* the monitor's stack while generated code runs */
+    u64 tr_temp;     /* one instruction's own */
+    u32 tr_exit;     /* why generated code was left: index of struct tr_exit */
+    u32 tr_host_mxcsr;
+    u32 tr_vec_live;  /* vector registers and MXCSR of the guest are in the processor */
+    u64 tr_fault_rip; /* host RIP of a processor exception in generated code */
+    u64 tr_fault_flags;
+    u64 tr_purge_page; /* for SOFT_REQ_CODE, as purge_page: atomic */
+    void *tr_stub[4];  /* enum tr_stub */
+    struct tr_jump {   /* indirect jumps: rip -> generated code */
+        u64 rip, host;
+    } tr_jump[4096];
+
     struct soft_tlb *tlb;     /* tlb.h */
     struct soft_cache *cache; /* block.h */
     struct soft_vec *vec;     /* vec.h */
@@ -152,6 +171,7 @@ struct soft_vcpu {
 #define SOFT_REQ_KICK  BIT(0) /* leave with EXIT_KICK */
 #define SOFT_REQ_PURGE BIT(1) /* forget write translations (smc.c) */
 #define SOFT_REQ_STOP  BIT(2) /* another vCPU wants to be alone */
+#define SOFT_REQ_CODE  BIT(3) /* translated code is outdated (tr.c) */
 
 /* --- the run loop, time (run.c, engine.c) ------------------------------------------------------
  */

@@ -4,6 +4,7 @@
 #include "hosts/fake/fake.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,7 +195,17 @@ static const struct host_ops fake_ops = {
     .fault_hook = linux_fault_hook,
     .fault_unhook = linux_fault_unhook,
     .thread_fault_ctx = linux_thread_fault_ctx,
+    .thread_gs = linux_thread_gs,
 };
+
+/* Of the calling thread, for good: generated code runs with any stack pointer. */
+static void signal_stack(void) {
+    static __thread u8 stack[64 * 1024];
+    stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)}, old;
+    if (sigaltstack(NULL, &old) == 0 && (old.ss_flags & SS_DISABLE)) {
+        sigaltstack(&ss, NULL);
+    }
+}
 
 struct fake_host *fake_host_create(void) {
     struct fake_host *f = calloc(1, sizeof(*f));
@@ -207,6 +218,7 @@ struct fake_host *fake_host_create(void) {
     f->tsc_hz = 2000000000ull;
     f->rng = 0x9e3779b97f4a7c15ull;
     f->fail_alloc = -1;
+    signal_stack();
     return f;
 }
 

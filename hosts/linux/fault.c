@@ -5,13 +5,18 @@
  * atomically and read without a lock by the handlers. Signals from elsewhere go to whoever handled
  * them before.
  */
+#include <asm/prctl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/ucontext.h>
+#include <unistd.h>
 
 #include "hosts/linux/host.h"
+
+#define AUTODISARM (1u << 31) /* SS_AUTODISARM of linux/signal.h */
 
 enum { MAX_RANGES = 256, STACK_BYTES = 64 * 1024 };
 
@@ -141,10 +146,17 @@ void linux_thread_fault_ctx(struct host *host, void *ctx) {
     fault_ctx = ctx;
 }
 
+void linux_thread_gs(struct host *host, void *base) {
+    (void)host;
+    syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+/* SS_AUTODISARM: generated code may run with any stack pointer, also one that points into the
+ * alternate stack, and the kernel must not take that for a handler that is running. */
 void *linux_fault_stack_enter(void) {
     void *stack = malloc(STACK_BYTES);
     if (stack) {
-        stack_t ss = {.ss_sp = stack, .ss_size = STACK_BYTES};
+        stack_t ss = {.ss_sp = stack, .ss_size = STACK_BYTES, .ss_flags = (int)AUTODISARM};
         sigaltstack(&ss, NULL);
     }
     return stack;

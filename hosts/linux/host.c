@@ -60,6 +60,7 @@ static const struct host_ops linux_ops = {
     .fault_hook = linux_fault_hook,
     .fault_unhook = linux_fault_unhook,
     .thread_fault_ctx = linux_thread_fault_ctx,
+    .thread_gs = linux_thread_gs,
     .fd_watch = op_fd_watch,
     .fd_unwatch = op_fd_unwatch,
 };

@@ -36,6 +36,7 @@ void linux_wake(struct host *host, u32 *word, u32 count);
 int linux_fault_hook(struct host *host, const u8 *start, size_t size, host_fault_fn fn);
 void linux_fault_unhook(struct host *host, const u8 *start);
 void linux_thread_fault_ctx(struct host *host, void *ctx);
+void linux_thread_gs(struct host *host, void *base);
 /* The alternate signal stack of the calling thread; NULL on failure. Free after the thread's last
  * use. */
 void *linux_fault_stack_enter(void);

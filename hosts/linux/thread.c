@@ -30,7 +30,7 @@ static void on_kick(int signal) {
 }
 
 static void kick_handler_install(void) {
-    struct sigaction sa = {.sa_handler = on_kick};
+    struct sigaction sa = {.sa_handler = on_kick, .sa_flags = SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(KICK_SIGNAL, &sa, NULL);
 }

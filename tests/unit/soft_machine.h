@@ -11,6 +11,7 @@
 #ifndef TESTS_UNIT_SOFT_MACHINE_H
 #define TESTS_UNIT_SOFT_MACHINE_H
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,6 +191,24 @@ static inline void sm_fail(const char *what) {
     exit(99);
 }
 
+/* cmocka puts its own handlers in place of the host's before each test. Call with the engine's
+ * handlers in place once (keep), then before running. */
+static inline void sm_signals(bool keep) {
+    static const int number[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    static struct sigaction kept[ARRAY_LEN(number)];
+    static bool have;
+    for (size_t i = 0; i < ARRAY_LEN(number) && (keep ? !have : have); i++) {
+        sigaction(number[i], keep ? NULL : &kept[i], keep ? &kept[i] : NULL);
+    }
+    have = have || keep;
+}
+
+/* With SOSIA_TEST_TRANSLATOR in the environment all code is translated at once. */
+static inline struct engine_translator sm_translator(void) {
+    bool on = getenv("SOSIA_TEST_TRANSLATOR") != NULL;
+    return (struct engine_translator){.on = on, .heat = 1, .cache_mib = 1};
+}
+
 static inline struct sm *sm_create(void) {
     struct sm *m = calloc(1, sizeof(*m));
     struct err err = {0};
@@ -211,13 +230,15 @@ static inline struct sm *sm_create(void) {
                                .cpuid = &m->policy,
                                .vcpu_count = 1,
                                .tsc_hz = 2000000000ull,
-                               .vcpus = m->vcpus};
+                               .vcpus = m->vcpus,
+                               .translator = sm_translator()};
     m->vcpu.vm = &m->vm;
     if (m->vm.ops->vm_create(&m->vm, &err) ||
         m->vm.ops->ram_map(&m->vm, 0, SM_RAM, m->hram.hva, 0) ||
         m->vm.ops->vcpu_create(&m->vcpu, &err) || m->vm.ops->vcpu_bind(&m->vcpu)) {
         sm_fail(err.text);
     }
+    sm_signals(true);
     return m;
 }
 
@@ -357,6 +378,9 @@ static inline void sm_setup(struct sm *m, enum sm_mode mode, u32 cpl) {
 
 /* Runs from m->s until something happens; m->s is then the state after it. */
 static inline enum exit_kind sm_run(struct sm *m) {
+    if (sm_translator().on) {
+        sm_signals(false);
+    }
     if (m->vm.ops->state_set(&m->vcpu, STATE_ALL, &m->s)) {
         sm_fail("state_set refused the state");
     }

@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translator: policy and the run loop of translated code; see tr.h.
+ *
+ *   soft_tr_blocks: block --cold--> interpreter
+ *                     |  hot: tr_scan, emit           exits: join the jump taken to what comes next
+ *                     +----> generated code, joined traces, indirect jumps by table ----+
+ *
+ * The cache is filled once from front to back; when it is full everything is forgotten, decoded
+ * blocks too. A page whose code was written loses its traces: they are taken out of the joins that
+ * lead to them and out of the table, and new ones are made when the code is hot again.
+ */
+#include "engines/soft/tr.h"
+
+#include "core/cpu/cpuid.h"
+#include "core/if/mutex.h"
+#include "engines/soft/smc.h"
+#include "engines/soft/vec.h"
+
+enum {
+    HEAT = 16,
+    CACHE_MIB = 16,
+    CACHE_MIB_MAX = 512,
+    CODE_SPARE = 96 * 1024, /* more than the longest trace */
+    EXITS_PER_MIB = 24 * 1024,
+    BLOCKS_PER_MIB = 6 * 1024,
+    POINTS_PER_MIB = 6 * 1024,
+    SINGLES_PER_MIB = 4 * 1024,
+    EXIT_SPARE = 8 * TR_TRACE_MAX,
+};
+
+#define PURGE_NONE UINT64_MAX
+#define PURGE_ALL  (UINT64_MAX - 1)
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+static u32 mib_of(const struct soft_tr *t) {
+    return (u32)(t->code.size / MIB);
+}
+
+static bool host_has_avx(void) {
+    u32 leaf[4];
+    cpuid_host(1, 0, leaf);
+    return (leaf[2] >> 28 & 1) && (leaf[2] >> 27 & 1);
+}
+
+static bool tables_alloc(struct soft_tr *t, struct host *host) {
+    u32 mib = mib_of(t);
+    t->exits = host->ops->pages(host, (size_t)mib * EXITS_PER_MIB * sizeof(*t->exits));
+    t->blocks = host->ops->pages(host, (size_t)mib * BLOCKS_PER_MIB * sizeof(*t->blocks));
+    t->points = host->ops->pages(host, (size_t)mib * POINTS_PER_MIB * sizeof(*t->points));
+    t->singles = host->ops->pages(host, (size_t)mib * SINGLES_PER_MIB * sizeof(*t->singles));
+    return t->exits && t->blocks && t->points && t->singles;
+}
+
+static void table_free(struct host *host, void *p, size_t size) {
+    if (p) {
+        host->ops->pages_free(host, p, size);
+    }
+}
+
+static void release(struct soft_tr *t, struct host *host) {
+    u32 mib = mib_of(t);
+    if (t->code.rx) {
+        host->ops->fault_unhook(host, t->code.rx);
+        host->ops->code_free(host, &t->code);
+    }
+    table_free(host, t->exits, (size_t)mib * EXITS_PER_MIB * sizeof(*t->exits));
+    table_free(host, t->blocks, (size_t)mib * BLOCKS_PER_MIB * sizeof(*t->blocks));
+    table_free(host, t->points, (size_t)mib * POINTS_PER_MIB * sizeof(*t->points));
+    table_free(host, t->singles, (size_t)mib * SINGLES_PER_MIB * sizeof(*t->singles));
+    host->ops->pages_free(host, t, sizeof(*t));
+}
+
+static void forget(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    t->used = t->first;
+    t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
+    t->exit_count = 1;
+    t->block_count = t->point_count = t->single_count = 0;
+    memset(t->page_head, 0, sizeof(t->page_head));
+    memset(c->tr_jump, 0, sizeof(c->tr_jump));
+    for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
+        c->tr_jump[i].rip = BIT(63); /* not canonical: no jump leads there */
+    }
+}
+
+int soft_tr_create(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    const struct engine_translator *o = &c->vm->ev->translator;
+    u32 mib = o->cache_mib ? MIN(o->cache_mib, (u32)CACHE_MIB_MAX) : (u32)CACHE_MIB;
+    if (!host->ops->thread_gs) {
+        return 0;
+    }
+    struct soft_tr *t = host->ops->pages(host, sizeof(*t));
+    if (!t) {
+        return -ERR_NOMEM;
+    }
+    int rc = host->ops->code_alloc(host, mib * MIB, &t->code);
+    rc = rc ? rc : tables_alloc(t, host) ? 0 : -ERR_NOMEM;
+    rc = rc ? rc : host->ops->fault_hook(host, t->code.rx, t->code.size, tr_host_fault);
+    if (rc) {
+        release(t, host);
+        return rc;
+    }
+    t->c = c;
+    t->heat = o->heat ? o->heat : HEAT;
+    t->host_avx = host_has_avx();
+    c->tr = t;
+    c->tr_self = c;
+    c->tr_host_mxcsr = c->vec->host_mxcsr;
+    c->tr_purge_page = PURGE_NONE;
+    tr_stubs(t);
+    forget(c);
+    return 0;
+}
+
+void soft_tr_destroy(struct soft_vcpu *c) {
+    if (c->tr) {
+        release(c->tr, c->vm->host);
+    }
+    c->tr = NULL;
+}
+
+void soft_tr_flush(struct soft_vcpu *c) {
+    if (c->tr) {
+        c->tr->stats.flushes++;
+        forget(c);
+    }
+}
+
+void soft_tr_run_begin(struct soft_vcpu *c) {
+    if (c->tr) {
+        struct host *host = c->vm->host;
+        host->ops->thread_gs(host, c);
+        host->ops->thread_fault_ctx(host, c);
+    }
+}
+
+static bool has_room(const struct soft_vcpu *c) {
+    const struct soft_tr *t = c->tr;
+    u32 mib = mib_of(t);
+    return t->used + CODE_SPARE < t->code.size &&
+           t->exit_count + EXIT_SPARE < mib * EXITS_PER_MIB &&
+           t->block_count + 1 < mib * BLOCKS_PER_MIB &&
+           t->point_count + TR_TRACE_MAX < mib * POINTS_PER_MIB &&
+           t->single_count + TR_TRACE_MAX < mib * SINGLES_PER_MIB &&
+           soft_cache_room(c, TR_TRACE_MAX);
+}
+
+/* --- translating ---------------------------------------------------------------------------------
+ */
+
+static void put_target(struct soft_tr *t, const struct tr_insn *i) {
+    const struct insn *insn = &i->insn;
+    if (insn->has_modrm && insn->modrm < 0xc0) {
+        tr_operand(t, i, 8, false);
+        tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
+    } else if (tr_in_memory(insn->op[0].reg)) {
+        tr_gs_load(t, H_TEMP, tr_gpr(insn->op[0].reg));
+    } else {
+        tr_rr(t, true, 0x89, insn->op[0].reg, H_TEMP);
+    }
+}
+
+static void put_call_indirect(struct soft_tr *t, const struct tr_insn *i) {
+    put_target(t, i);
+    tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
+    tr_stack_call(t, i, true);
+    tr_gs_load(t, H_ADDR, C_OFF(tr_temp));
+    tr_indirect(t, i, (u32)-8);
+}
+
+static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
+    u32 moved = 8 + (u32)i->insn.imm;
+    tr_flags_clobber(t, FLAG_ARITH);
+    u32 back = t->used;
+    tr_rr(t, true, 0x89, GPR_RSP, H_ADDR);
+    tr_check(t, i, back, 8, false);
+    tr_rm(t, true, 0x8b, H_ADDR, H_ADDR, 0);
+    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, (s32)moved);
+    tr_indirect(t, i, moved);
+}
+
+static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
+    u64 to = i->rip + i->insn.len + i->insn.imm;
+    switch (i->class) {
+    case CLASS_CALL:
+        tr_stack_call(t, i, false);
+        FALLTHROUGH;
+    case CLASS_JMP:
+        if (!i->followed) {
+            tr_edge(t, to, tr_jmp(t));
+        }
+        break;
+    case CLASS_JCC:
+        tr_flags_need(t);
+        tr_edge(t, to, tr_jcc(t, i->insn.cond));
+        break;
+    case CLASS_CALL_IND:
+        put_call_indirect(t, i);
+        break;
+    case CLASS_RET:
+        put_ret(t, i);
+        break;
+    default:
+        put_target(t, i);
+        tr_rr(t, true, 0x89, H_TEMP, H_ADDR);
+        tr_indirect(t, i, 0);
+        break;
+    }
+}
+
+/* Returns how many instructions it took. */
+static u32 put_one(struct soft_tr *t, u32 at) {
+    const struct tr_insn *i = &t->trace[at];
+    switch (i->class) {
+    case CLASS_NOP:
+        return 1;
+    case CLASS_COPY:
+        tr_copy(t, i);
+        return 1;
+    case CLASS_LEA:
+        tr_lea(t, i);
+        return 1;
+    case CLASS_MOFFS:
+        tr_moffs(t, i);
+        return 1;
+    case CLASS_PUSH:
+    case CLASS_POP:
+        return tr_push_pop(t, at);
+    case CLASS_LEAVE:
+        tr_leave(t, i);
+        return 1;
+    case CLASS_STEP:
+    case CLASS_STEP_END:
+        tr_step(t, i, i->class == CLASS_STEP_END);
+        return 1;
+    default:
+        put_jump(t, i);
+        return 1;
+    }
+}
+
+/* Does control pass behind the last instruction, or by a followed jump to a place seen before? */
+static bool falls_out(const struct tr_insn *last) {
+    switch (last->class) {
+    case CLASS_STEP_END:
+    case CLASS_CALL_IND:
+    case CLASS_JMP_IND:
+    case CLASS_RET:
+        return false;
+    case CLASS_CALL:
+    case CLASS_JMP:
+        return last->followed;
+    default:
+        return true;
+    }
+}
+
+static void emit(struct soft_tr *t) {
+    t->late_count = 0;
+    t->vec_done = false;
+    tr_entries(t, t->trace[0].live_in);
+    for (u32 at = 0; at < t->trace_len;) {
+        at += put_one(t, at);
+    }
+    if (falls_out(&t->trace[t->trace_len - 1])) {
+        tr_edge(t, t->trace_next, tr_jmp(t));
+    }
+    tr_late_pieces(t);
+    t->used = (u32)ALIGN_UP(t->used, 16u);
+}
+
+static u32 *page_chain(struct soft_tr *t, u64 gpa) {
+    return &t->page_head[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->page_head)];
+}
+
+static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
+    struct soft_tr *t = c->tr;
+    u64 phys, page = rip & ~PAGE_MASK;
+    struct tlb_entry *e =
+        soft_tlb_get(c, rip, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    t->rip = rip;
+    t->gpa = b->gpa;
+    t->host_page = page + e->addend;
+    if (b->crosses || (phys & PHYS_MMIO) || (b->gpa ^ phys) >> PAGE_SHIFT || !tr_scan(t, b)) {
+        b->tr_no = true;
+        return NULL;
+    }
+    t->block = t->block_count++;
+    struct tr_block *n = &t->blocks[t->block];
+    *n = (struct tr_block){.rip = rip,
+                           .gpa = b->gpa,
+                           .key = c->mode_key,
+                           .generation = b->generation,
+                           .seen = b->seen,
+                           .in = TR_NONE,
+                           .next_rip = b->tr,
+                           .next_page = *page_chain(t, b->gpa)};
+    b->tr = *page_chain(t, b->gpa) = t->block + 1;
+    u32 before = t->used;
+    emit(t);
+    t->stats.blocks++;
+    t->stats.bytes_out += t->used - before;
+    for (u32 k = 0; k < t->trace_len; k++) {
+        t->stats.bytes_in += t->trace[k].insn.len;
+    }
+    return n;
+}
+
+/* The translation of b at rip; NULL: interpret it. */
+static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
+    struct soft_tr *t = c->tr;
+    for (u32 n = b->tr; n; n = t->blocks[n - 1].next_rip) {
+        struct tr_block *found = &t->blocks[n - 1];
+        if (found->rip == rip && !found->dead) {
+            return found;
+        }
+    }
+    if (b->tr_no || !b->cached || ++b->heat < t->heat) {
+        return NULL;
+    }
+    b->heat = 0;
+    return translate(c, b, rip);
+}
+
+/* --- joining -------------------------------------------------------------------------------------
+ */
+
+static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
+    struct tr_exit *e = &t->exits[exit];
+    const struct tr_block *from = &t->blocks[e->block];
+    bool near = e->entry != ENTRY_P;
+    if (e->target != TR_NONE || e->rip != to->rip || from->key != to->key || from->dead ||
+        (near && (from->gpa ^ to->gpa) >> PAGE_SHIFT)) {
+        return;
+    }
+    tr_fix(t, e->patch, to->entry[e->entry]);
+    e->target = (u32)(to - t->blocks);
+    e->next_in = to->in;
+    to->in = exit;
+    t->stats.links++;
+}
+
+static struct tr_jump *jump_of(struct soft_vcpu *c, u64 rip) {
+    return &c->tr_jump[(rip ^ rip >> 12) & (ARRAY_LEN(c->tr_jump) - 1)];
+}
+
+static void jump_set(struct soft_vcpu *c, const struct tr_block *to) {
+    *jump_of(c, to->rip) = (struct tr_jump){
+        .rip = to->rip, .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
+}
+
+/* The processor may hold older bytes, known to it by another address: IRET serialises. */
+static void serialise(void) {
+    u64 scratch;
+    __asm__ volatile("mov %%ss, %k0\n\t"
+                     "push %0\n\t"
+                     "lea 8(%%rsp), %0\n\t"
+                     "push %0\n\t"
+                     "pushfq\n\t"
+                     "mov %%cs, %k0\n\t"
+                     "push %0\n\t"
+                     "lea 1f(%%rip), %0\n\t"
+                     "push %0\n\t"
+                     "iretq\n"
+                     "1:"
+                     : "=&r"(scratch)
+                     :
+                     : "memory", "cc");
+}
+
+static void kill(struct soft_vcpu *c, struct tr_block *b) {
+    struct soft_tr *t = c->tr;
+    struct tr_jump *j = jump_of(c, b->rip);
+    for (u32 n = b->in; n != TR_NONE;) {
+        struct tr_exit *e = &t->exits[n];
+        n = e->next_in;
+        tr_fix(t, e->patch, e->unjoined);
+        e->target = e->next_in = TR_NONE;
+    }
+    if (j->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {
+        j->rip = BIT(63);
+    }
+    b->in = TR_NONE;
+    b->dead = true;
+    t->stats.kills++;
+}
+
+static void kill_outdated(struct soft_vcpu *c, u32 *at) {
+    struct soft_tr *t = c->tr;
+    while (*at) {
+        struct tr_block *b = &t->blocks[*at - 1];
+        if (__atomic_load_n(b->generation, __ATOMIC_SEQ_CST) != b->seen) {
+            kill(c, b);
+            *at = b->next_page;
+        } else {
+            at = &b->next_page;
+        }
+    }
+}
+
+void soft_tr_purge(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    __atomic_fetch_and(&c->request, ~(u32)SOFT_REQ_CODE, __ATOMIC_SEQ_CST);
+    u64 page = __atomic_exchange_n(&c->tr_purge_page, PURGE_NONE, __ATOMIC_SEQ_CST);
+    if (!t || page == PURGE_NONE) {
+        return;
+    }
+    if (page != PURGE_ALL) {
+        kill_outdated(c, page_chain(t, page));
+    } else {
+        for (u32 i = 0; i < ARRAY_LEN(t->page_head); i++) {
+            kill_outdated(c, &t->page_head[i]);
+        }
+    }
+    serialise();
+}
+
+void soft_tr_outdated(struct soft_vm *vm, u64 gpa) {
+    u64 page = gpa & ~PAGE_MASK;
+    for (u32 i = 0; i < SOFT_MAX_VCPUS; i++) {
+        struct soft_vcpu *c = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (!c || !c->tr) {
+            continue;
+        }
+        u64 none = PURGE_NONE;
+        if (!__atomic_compare_exchange_n(&c->tr_purge_page, &none, page, false, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_SEQ_CST) &&
+            none != page) {
+            __atomic_store_n(&c->tr_purge_page, PURGE_ALL, __ATOMIC_SEQ_CST);
+        }
+        __atomic_fetch_or(&c->request, SOFT_REQ_CODE, __ATOMIC_SEQ_CST);
+    }
+}
+
+/* --- running -------------------------------------------------------------------------------------
+ */
+
+static const struct tr_point *point_find(const struct soft_tr *t, u32 host) {
+    u32 low = 0, high = t->point_count;
+    while (low < high) {
+        u32 mid = low + (high - low) / 2;
+        if (t->points[mid].host < host) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low < t->point_count && t->points[low].host == host ? &t->points[low] : NULL;
+}
+
+/* A processor exception: the interpreter does that instruction and meets it again. */
+static void after_fault(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    const struct tr_point *p = point_find(t, (u32)(c->tr_fault_rip - (u64)(uintptr_t)t->code.rx));
+    t->force = true;
+    if (!p) {
+        c->exit->kind = EXIT_ERROR;
+        static const char text[] = "soft engine: exception in generated code";
+        memcpy(c->exit->error.text, text, sizeof(text));
+        c->leave |= SOFT_LEAVE_EXIT;
+        return;
+    }
+    c->next_rip = p->rip;
+    if (!p->flags_saved) {
+        c->aflags = c->tr_fault_flags;
+    }
+}
+
+/* The branch to an address that is not canonical faults itself: undo what it did. */
+static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
+    u64 rip = c->next_rip;
+    if ((u64)((s64)(rip << 16) >> 16) != rip) {
+        c->s.gpr[GPR_RSP] -= (u64)(s64)(s16)e->size;
+        c->next_rip = e->rip;
+        c->tr->force = true;
+    }
+}
+
+typedef void (*enter_fn)(struct soft_vcpu *c, const u8 *code);
+
+/* Runs generated code from b on; returns the exit that was taken, 0 when it is not to be joined. */
+static u32 enter(struct soft_vcpu *c, const struct tr_block *b) {
+    struct soft_tr *t = c->tr;
+    enter_fn fn;
+    memcpy(&fn, &t->code.rx, sizeof(fn));
+    tr_flags_out(c);
+    c->block = NULL;
+    c->uop = &c->cache->fetch;
+    c->block_rip = b->rip;
+    t->stats.entries++;
+    fn(c, t->code.rx + b->entry[ENTRY_M]);
+    u32 exit = c->tr_exit;
+    const struct tr_exit *e = &t->exits[exit];
+    c->block = NULL;
+    c->uop = &c->cache->fetch;
+    tr_flags_home(c);
+    switch (e->kind) {
+    case TR_FAULT:
+        after_fault(c);
+        return 0;
+    case TR_EDGE:
+        c->next_rip = e->rip;
+        return exit;
+    case TR_SELF:
+        c->next_rip = e->rip;
+        return exit;
+    case TR_INDIRECT:
+        after_indirect(c, e);
+        return exit;
+    default:
+        return 0; /* next_rip is set */
+    }
+}
+
+static inline bool must_look(const struct soft_vcpu *c) {
+    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
+           __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED);
+}
+
+static void connect(struct soft_vcpu *c, u32 exit, struct tr_block *to) {
+    struct soft_tr *t = c->tr;
+    if (t->exits[exit].kind == TR_EDGE) {
+        join(t, exit, to);
+    } else {
+        jump_set(c, to);
+    }
+}
+
+static void interpret(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
+    c->block = b;
+    c->block_rip = rip;
+    c->uop = b->uop;
+    c->stats.instructions += b->count;
+    b->uop[0].fn(c, b->uop);
+}
+
+void soft_tr_blocks(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    bool able = (c->mode_key & KEY_MODE_64) && !(c->mode_key & KEY_AC);
+    u32 exit = 0;
+    for (;;) {
+        if (UNLIKELY(!has_room(c))) {
+            soft_cache_reset(c);
+            exit = 0;
+        }
+        u64 rip = c->next_rip, flushes = t->stats.flushes;
+        struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
+        exit = flushes == t->stats.flushes ? exit : 0;
+        struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
+        t->force = false;
+        if (n) {
+            if (exit) {
+                connect(c, exit, n);
+            }
+            exit = enter(c, n);
+        } else {
+            interpret(c, b, rip);
+            exit = 0;
+        }
+        if (UNLIKELY(must_look(c))) {
+            return;
+        }
+    }
+}
+
+void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats) {
+    const struct soft_tr *t = c->tr;
+    if (!t) {
+        return;
+    }
+    *stats = t->stats;
+    for (u32 id = 0; id < INSN_COUNT; id++) {
+        u64 count = t->step_count[id];
+        for (u32 k = 0; k < ARRAY_LEN(stats->step_top); k++) {
+            if (count > stats->step_top[k].count) {
+                u32 last = ARRAY_LEN(stats->step_top) - 1;
+                memmove(&stats->step_top[k + 1], &stats->step_top[k],
+                        (last - k) * sizeof(stats->step_top[0]));
+                stats->step_top[k].id = (u16)id;
+                stats->step_top[k].count = count;
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translator: hot code of 64-bit mode as host code; everything else, and any single
+ * instruction that it does not know, is the interpreter's. docs/soft-engine.md has a drawing.
+ *
+ *   tr.c       when to translate, running, joining, outdating     tr_scan.c   what a trace holds
+ *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
+ *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
+ *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
+ *
+ * Registers in generated code: guest registers live in the host registers of the same number, RSP
+ * too, but R9, R10 and R11, which live in c->s.gpr and are loaded where an instruction names them;
+ * host R11 holds the address of a memory operand, R9 and R10 are free. GS is the vCPU.
+ *
+ * Guest flags are in RFLAGS, or in c->tr_flags, or nowhere when liveness says that nobody will look
+ * before they are written: known for each place in a trace. Where generated code is left they are
+ * always in c->tr_flags, unless dead; so a fault frame may show arithmetic flags that the
+ * interrupted code was about to overwrite anyway.
+ *
+ * A trace follows direct jumps within one guest page; it has four entries:
+ *   X  indirect jumps: mode and page are checked      P  jumps from another page: page is checked
+ *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
+ * All but the check of the page are followed by the poll of c->request. The page check compares the
+ * fetch translation with that at the time of translation, so joined jumps need no undoing when
+ * mappings change. When code changes the traces of its page are taken out of all joins.
+ *
+ * Lock rule: all belongs to the vCPU's thread, but tr_purge_page and request bits.
+ */
+#ifndef ENGINES_SOFT_TR_H
+#define ENGINES_SOFT_TR_H
+
+#include "engines/soft/block.h"
+#include "engines/soft/engine.h"
+#include "engines/soft/tlb.h"
+
+/* --- what the rest of the engine calls ---------------------------------------------------------
+ */
+
+int soft_tr_create(struct soft_vcpu *c); /* 0 also where the host cannot: c->tr stays NULL */
+void soft_tr_destroy(struct soft_vcpu *c);
+void soft_tr_flush(struct soft_vcpu *c);     /* decoded blocks are gone: so are translations */
+void soft_tr_run_begin(struct soft_vcpu *c); /* on the thread that will run */
+void soft_tr_blocks(struct soft_vcpu *c);    /* runs until something wants attention */
+void soft_tr_purge(struct soft_vcpu *c);     /* serves SOFT_REQ_CODE */
+void soft_tr_outdated(struct soft_vm *vm, u64 gpa); /* code there was written; any thread */
+void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats);
+
+/* run.c */
+struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear);
+
+/* --- inside ------------------------------------------------------------------------------------
+ */
+
+enum { TR_TRACE_MAX = 48, TR_NONE = 0xffffffff };
+
+/* Host registers that hold no guest register. */
+enum { H_TEMP2 = 9, H_TEMP = 10, H_ADDR = 11 };
+
+enum tr_stub { STUB_EXIT, STUB_MISS, STUB_STEP, STUB_VLOAD, STUB_COUNT };
+
+enum tr_exit_kind {
+    TR_FAULT,    /* index 0: a processor exception */
+    TR_EDGE,     /* a direct jump that may be joined to its target */
+    TR_SELF,     /* a trace that may not be run now */
+    TR_INDIRECT, /* target in c->next_rip */
+    TR_MISS,     /* memory access; generated code goes on when it returns */
+    TR_STEP,     /* single instruction, likewise */
+    TR_STEP_END, /* the same, but never goes on */
+};
+
+enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_COUNT };
+
+struct tr_exit {
+    u64 rip;      /* where to go on; of the instruction for MISS, STEP, INDIRECT */
+    u32 block;    /* whose */
+    u32 patch;    /* EDGE: where the rel32 is */
+    u32 unjoined; /* EDGE: where it leads when not joined */
+    u32 target;   /* EDGE: index of the block, TR_NONE */
+    u32 next_in;  /* EDGE: chain of those joined to the same block; STEP: index of its block */
+    u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
+    u8 kind, access, entry;
+    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
+};
+
+struct tr_block {
+    u64 rip, gpa, key;
+    const u32 *generation;
+    u32 seen;
+    u32 entry[ENTRY_COUNT]; /* offsets in the code */
+    u32 in;                 /* joined to it: chain of exits */
+    u32 next_rip;           /* of the same soft_block at other addresses, index + 1 */
+    u32 next_page;          /* of the same page, index + 1 */
+    bool dead;
+};
+
+/* Where a processor exception is possible. */
+struct tr_point {
+    u64 rip;
+    u32 host;
+    bool flags_saved;
+};
+
+enum tr_class {
+    CLASS_STEP,
+    CLASS_STEP_END,
+    CLASS_COPY,
+    CLASS_NOP,
+    CLASS_LEA,
+    CLASS_MOFFS,
+    CLASS_PUSH,
+    CLASS_POP,
+    CLASS_LEAVE,
+    CLASS_CALL,
+    CLASS_CALL_IND,
+    CLASS_RET,
+    CLASS_JMP,
+    CLASS_JMP_IND,
+    CLASS_JCC,
+};
+
+struct tr_insn {
+    struct insn insn;
+    u64 rip;
+    u8 class;
+    bool vector;   /* names vector registers */
+    bool followed; /* a jump whose target comes next in the trace */
+    u16 live_in, live_out;
+};
+
+struct soft_tr {
+    struct host_code code;
+    u32 used, first; /* first: behind the stubs */
+    struct tr_exit *exits;
+    struct tr_block *blocks;
+    struct tr_point *points;
+    struct soft_block **singles; /* of STEP */
+    u32 exit_count, block_count, point_count, single_count;
+    u32 heat;
+    bool host_avx, force; /* force: interpret the next block */
+    bool fresh;           /* code was written since generated code was entered last */
+    u32 page_head[4096];
+    struct engine_tr_stats stats;
+    u32 step_count[INSN_COUNT];
+
+    /* The trace being translated. */
+    struct soft_vcpu *c;
+    struct tr_insn trace[TR_TRACE_MAX];
+    u32 trace_len;
+    u64 trace_next; /* where it goes on when its last instruction is no jump */
+    u64 rip, gpa, host_page;
+    u32 block;
+    bool saved;    /* flags are in c->tr_flags */
+    bool vec_done; /* vector registers were seen to be loaded */
+    struct tr_late {
+        u32 from, from2; /* rel32 to fix; 0: none */
+        u32 back;        /* where the late piece returns to */
+        u32 exit;
+        u8 kind;
+        bool saved;
+    } late[6 * TR_TRACE_MAX];
+    u32 late_count;
+    u8 page[4096];
+    u64 seen_at[64]; /* bit per byte of the page: instructions in the trace */
+};
+
+enum { LATE_MISS, LATE_VLOAD, LATE_EDGE, LATE_INDIRECT, LATE_STEP };
+
+/* --- tr_emit.c ---------------------------------------------------------------------------------
+ */
+
+void tr_u8(struct soft_tr *t, u32 v);
+void tr_u16(struct soft_tr *t, u32 v);
+void tr_u32(struct soft_tr *t, u32 v);
+void tr_u64(struct soft_tr *t, u64 v);
+void tr_imm(struct soft_tr *t, u32 reg, u64 v); /* mov reg, v; keeps flags */
+/* opcode reg, gs:[offset]; wide: REX.W. Prefix bytes other than REX come before. */
+void tr_gs(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset);
+void tr_gs_load(struct soft_tr *t, u32 reg, size_t offset);  /* mov reg, gs:[offset] */
+void tr_gs_store(struct soft_tr *t, u32 reg, size_t offset); /* mov gs:[offset], reg */
+void tr_gs_imm(struct soft_tr *t, size_t offset, u32 v);     /* mov dword gs:[offset], v */
+void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm);
+void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp);
+u32 tr_jcc(struct soft_tr *t, u32 cond); /* returns where its rel32 is */
+u32 tr_jmp(struct soft_tr *t);           /* likewise */
+void tr_jmp_gs(struct soft_tr *t, size_t offset);
+void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
+
+#define C_OFF(member) offsetof(struct soft_vcpu, member)
+static inline size_t tr_gpr(u32 n) {
+    return offsetof(struct soft_vcpu, s.gpr) + 8 * (size_t)n;
+}
+/* Guest registers without a host register. */
+static inline bool tr_in_memory(u32 n) {
+    return n >= 9 && n <= 11;
+}
+
+/* --- the parts ----------------------------------------------------------------------------------
+ */
+
+bool tr_scan(struct soft_tr *t, const struct soft_block *b); /* fills t->trace */
+/* Are all the flags it writes gone behind it, whatever they were? DIV leaves "undefined" ones. */
+static inline bool tr_flags_gone(const struct insn *i) {
+    return !(i->flags & INSN_FLAGS_COND) && i->id != INSN_DIV && i->id != INSN_IDIV;
+}
+bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
+
+void tr_copy(struct soft_tr *t, const struct tr_insn *i);
+void tr_lea(struct soft_tr *t, const struct tr_insn *i);
+void tr_moffs(struct soft_tr *t, const struct tr_insn *i);
+void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into its own number */
+
+void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip); /* linear -> H_ADDR */
+/* H_ADDR: linear -> host; back: where the address is computed again after a miss. */
+void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write);
+void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write);
+u32 tr_push_pop(struct soft_tr *t, u32 at); /* translates a run of them; returns how many */
+void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
+void tr_leave(struct soft_tr *t, const struct tr_insn *i);
+
+void tr_flags_save(struct soft_tr *t);
+void tr_flags_restore(struct soft_tr *t);
+void tr_flags_clobber(struct soft_tr *t, u16 live); /* RFLAGS will be lost */
+void tr_flags_need(struct soft_tr *t);              /* RFLAGS must be the guest's */
+
+void tr_entries(struct soft_tr *t, u16 live);
+void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
+void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
+void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);
+void tr_late_pieces(struct soft_tr *t);
+u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip);
+void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back);
+
+void tr_stubs(struct soft_tr *t);
+u32 tr_miss_call(struct soft_vcpu *c, u64 linear); /* non-zero: leave generated code */
+u32 tr_step_call(struct soft_vcpu *c);
+bool tr_host_fault(struct host_fault *fault);
+void tr_flags_home(struct soft_vcpu *c); /* tr_flags -> aflags */
+void tr_flags_out(struct soft_vcpu *c);  /* aflags -> tr_flags */
+
+#endif

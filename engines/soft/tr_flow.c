@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Control flow of generated code: entries, jumps, calls to the interpreter, and the late pieces
+ * that are moved out of the way behind each trace. Also where the guest's flags are.
+ */
+#include "engines/soft/tr.h"
+
+/* --- flags -------------------------------------------------------------------------------------
+ */
+
+void tr_flags_save(struct soft_tr *t) {
+    tr_rr(t, true, 0x89, GPR_RAX, H_TEMP2); /* mov r9, rax */
+    tr_u8(t, 0x9f);                         /* lahf */
+    tr_rr(t, false, 0x0f90, 0, GPR_RAX);    /* seto al */
+    tr_gs(t, false, 0x89, GPR_RAX, C_OFF(tr_flags));
+    tr_rr(t, true, 0x89, H_TEMP2, GPR_RAX);
+}
+
+void tr_flags_restore(struct soft_tr *t) {
+    tr_rr(t, true, 0x89, GPR_RAX, H_TEMP2);
+    tr_gs(t, false, 0x8b, GPR_RAX, C_OFF(tr_flags));
+    tr_u8(t, 0x04); /* add al, 0x7f: OF */
+    tr_u8(t, 0x7f);
+    tr_u8(t, 0x9e); /* sahf */
+    tr_rr(t, true, 0x89, H_TEMP2, GPR_RAX);
+}
+
+void tr_flags_clobber(struct soft_tr *t, u16 live) {
+    if (!t->saved && live) {
+        tr_flags_save(t);
+        t->saved = true;
+    }
+}
+
+void tr_flags_need(struct soft_tr *t) {
+    if (t->saved) {
+        tr_flags_restore(t);
+        t->saved = false;
+    }
+}
+
+/* --- exits -------------------------------------------------------------------------------------
+ */
+
+u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip) {
+    u32 n = t->exit_count++;
+    t->exits[n] = (struct tr_exit){
+        .rip = rip, .block = t->block, .kind = kind, .target = TR_NONE, .next_in = TR_NONE};
+    return n;
+}
+
+void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back) {
+    t->late[t->late_count++] =
+        (struct tr_late){.from = from, .back = back, .exit = exit, .kind = kind, .saved = t->saved};
+}
+
+static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
+    tr_gs_imm(t, C_OFF(tr_exit), exit);
+    tr_jmp_gs(t, C_OFF(tr_stub) + stub * sizeof(void *));
+}
+
+/* lea r10, [back]; mov gs:[tr_resume], r10 */
+static void put_resume(struct soft_tr *t, u32 back) {
+    tr_u8(t, 0x4c);
+    tr_u8(t, 0x8d);
+    tr_u8(t, 0x15);
+    tr_u32(t, back - (t->used + 4));
+    tr_gs_store(t, H_TEMP, C_OFF(tr_resume));
+}
+
+/* --- entries -----------------------------------------------------------------------------------
+ */
+
+static void cmp_request(struct soft_tr *t) {
+    tr_gs(t, false, 0x83, 7, C_OFF(request));
+    tr_u8(t, 0);
+}
+
+/* Flags are live in RFLAGS: nothing here changes them before they are saved. Returns the jump to
+ * the body. */
+static u32 entry_r(struct soft_tr *t, u32 self) {
+    tr_rr(t, true, 0x89, GPR_RCX, H_ADDR);          /* mov r11, rcx */
+    tr_gs(t, false, 0x8b, GPR_RCX, C_OFF(request)); /* mov ecx, [request] */
+    tr_u8(t, 0xe3);                                 /* jrcxz */
+    u32 at = t->used;
+    tr_u8(t, 0);
+    tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
+    tr_flags_save(t);
+    tr_fix(t, tr_jmp(t), self);
+    t->code.rw[at] = (u8)(t->used - (at + 1));
+    tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
+    return tr_jmp(t);
+}
+
+static void page_check(struct soft_tr *t, u32 self) {
+    u64 page = t->rip & ~PAGE_MASK;
+    s32 at = (s32)(tlb_index(page) * sizeof(struct tlb_entry));
+    tr_gs_load(t, H_ADDR, C_OFF(itlb));
+    tr_imm(t, H_TEMP, page);
+    tr_rm(t, true, 0x3b, H_TEMP, H_ADDR, at + (s32)offsetof(struct tlb_entry, exec));
+    tr_fix(t, tr_jcc(t, 5), self);
+    tr_imm(t, H_TEMP, t->host_page - page);
+    tr_rm(t, true, 0x3b, H_TEMP, H_ADDR, at + (s32)offsetof(struct tlb_entry, addend));
+    tr_fix(t, tr_jcc(t, 5), self);
+}
+
+void tr_entries(struct soft_tr *t, u16 live) {
+    struct tr_block *b = &t->blocks[t->block];
+    u32 self = t->used, to_body = 0;
+    put_exit(t, tr_exit_new(t, TR_SELF, t->rip), STUB_EXIT);
+    if (live) {
+        b->entry[ENTRY_R] = t->used;
+        to_body = entry_r(t, self);
+    }
+    b->entry[ENTRY_X] = t->used;
+    tr_gs(t, false, 0x81, 7, C_OFF(mode_key));
+    tr_u32(t, (u32)b->key);
+    tr_fix(t, tr_jcc(t, 5), self);
+    b->entry[ENTRY_P] = t->used;
+    page_check(t, self);
+    b->entry[ENTRY_M] = t->used;
+    cmp_request(t);
+    tr_fix(t, tr_jcc(t, 5), self);
+    if (live) {
+        tr_flags_restore(t);
+        tr_fix(t, to_body, t->used);
+    } else {
+        b->entry[ENTRY_R] = b->entry[ENTRY_M];
+    }
+    t->saved = false;
+}
+
+/* --- jumps -------------------------------------------------------------------------------------
+ */
+
+void tr_edge(struct soft_tr *t, u64 rip, u32 from) {
+    u32 exit = tr_exit_new(t, TR_EDGE, rip);
+    tr_late_new(t, LATE_EDGE, exit, from, 0);
+}
+
+void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
+    u32 exit = tr_exit_new(t, TR_INDIRECT, i->rip);
+    t->exits[exit].size = (u16)moved;
+    tr_flags_clobber(t, FLAG_ARITH);
+    tr_rr(t, true, 0x89, H_ADDR, H_TEMP); /* r10 = (rip ^ rip >> 12) & 4095 */
+    tr_rr(t, true, 0xc1, 5, H_TEMP);
+    tr_u8(t, 12);
+    tr_rr(t, false, 0x31, H_ADDR, H_TEMP);
+    tr_rr(t, false, 0x81, 4, H_TEMP);
+    tr_u32(t, 4095);
+    tr_rr(t, false, 0xc1, 4, H_TEMP); /* entries of 16 bytes */
+    tr_u8(t, 4);
+    tr_u8(t, 0x65); /* cmp r11, gs:[r10 + rip of the entry] */
+    tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)C_OFF(tr_jump[0].rip));
+    u32 from = tr_jcc(t, 5);
+    tr_u8(t, 0x65); /* jmp gs:[r10 + its code] */
+    tr_rm(t, false, 0xff, 4, H_TEMP, (s32)C_OFF(tr_jump[0].host));
+    tr_late_new(t, LATE_INDIRECT, exit, from, 0);
+}
+
+void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
+    u32 exit = tr_exit_new(t, end ? TR_STEP_END : TR_STEP, i->rip);
+    u32 n = t->single_count++;
+    t->exits[exit].len = i->insn.len;
+    t->exits[exit].size = i->insn.id;
+    t->exits[exit].next_in = n;
+    t->singles[n] = soft_block_single(t->c, (t->gpa & ~PAGE_MASK) | (i->rip & PAGE_MASK),
+                                      t->page + (i->rip & PAGE_MASK), i->insn.len);
+    tr_flags_clobber(t, FLAG_ARITH);
+    u32 fix = t->used + 3;
+    put_resume(t, 0);
+    put_exit(t, exit, STUB_STEP);
+    tr_fix(t, fix, t->used);
+    t->saved = true;
+}
+
+/* --- late pieces -------------------------------------------------------------------------------
+ */
+
+static void late_edge(struct soft_tr *t, const struct tr_late *l) {
+    struct tr_exit *e = &t->exits[l->exit];
+    bool same_page = !((e->rip ^ t->rip) >> PAGE_SHIFT);
+    e->patch = l->from;
+    e->unjoined = t->used;
+    e->entry = l->saved ? ENTRY_M : ENTRY_R;
+    if (!l->saved) {
+        tr_flags_save(t);
+    }
+    if (!same_page) {
+        e->patch = tr_jmp(t);
+        e->unjoined = t->used;
+        e->entry = ENTRY_P;
+        tr_fix(t, e->patch, e->unjoined);
+    }
+    put_exit(t, l->exit, STUB_EXIT);
+}
+
+void tr_late_pieces(struct soft_tr *t) {
+    for (u32 n = 0; n < t->late_count; n++) {
+        const struct tr_late *l = &t->late[n];
+        tr_fix(t, l->from, t->used);
+        switch (l->kind) {
+        case LATE_MISS:
+            put_resume(t, l->back);
+            put_exit(t, l->exit, STUB_MISS);
+            break;
+        case LATE_VLOAD:
+            put_resume(t, l->back);
+            tr_jmp_gs(t, C_OFF(tr_stub) + STUB_VLOAD * sizeof(void *));
+            break;
+        case LATE_INDIRECT:
+            tr_gs_store(t, H_ADDR, C_OFF(next_rip));
+            put_exit(t, l->exit, STUB_EXIT);
+            break;
+        default:
+            late_edge(t, l);
+            break;
+        }
+    }
+}

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instructions that are copied: which they are, and their bytes with the memory operand redirected
+ * to [H_ADDR] and registers without a host register loaded before and stored after.
+ */
+#include "core/cpu/cpuid.h"
+#include "engines/soft/tr.h"
+#include "engines/soft/vec.h"
+
+/* --- which -------------------------------------------------------------------------------------
+ */
+
+static const struct insn_operand *mem_operand(const struct insn *i) {
+    for (u32 n = 0; n < i->operand_count; n++) {
+        if (i->op[n].kind == OPERAND_MEM) {
+            return &i->op[n];
+        }
+    }
+    return NULL;
+}
+
+static bool has_mem(const struct insn *i) {
+    return i->has_modrm && i->modrm < 0xc0;
+}
+
+static bool names_class(const struct insn *i, u32 a, u32 b) {
+    for (u32 n = 0; n < i->operand_count; n++) {
+        u32 class = i->op[n].reg_class;
+        if (i->op[n].kind == OPERAND_REG && (class == a || class == b)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool integer_known(u16 id) {
+    switch (id) {
+    case INSN_ADD:
+    case INSN_OR:
+    case INSN_ADC:
+    case INSN_SBB:
+    case INSN_AND:
+    case INSN_SUB:
+    case INSN_XOR:
+    case INSN_CMP:
+    case INSN_INC:
+    case INSN_DEC:
+    case INSN_NEG:
+    case INSN_NOT:
+    case INSN_MUL:
+    case INSN_IMUL:
+    case INSN_DIV:
+    case INSN_IDIV:
+    case INSN_TEST:
+    case INSN_ROL:
+    case INSN_ROR:
+    case INSN_RCL:
+    case INSN_RCR:
+    case INSN_SHL:
+    case INSN_SHR:
+    case INSN_SAR:
+    case INSN_SHLD:
+    case INSN_SHRD:
+    case INSN_BT:
+    case INSN_BTS:
+    case INSN_BTR:
+    case INSN_BTC:
+    case INSN_BSF:
+    case INSN_BSR:
+    case INSN_BSWAP:
+    case INSN_CMC:
+    case INSN_CLC:
+    case INSN_STC:
+    case INSN_LAHF:
+    case INSN_SAHF:
+    case INSN_CBW:
+    case INSN_CWD:
+    case INSN_MOV:
+    case INSN_MOVZX:
+    case INSN_MOVSX:
+    case INSN_MOVSXD:
+    case INSN_XCHG:
+    case INSN_XADD:
+    case INSN_CMPXCHG:
+    case INSN_CMPXCHG8B:
+    case INSN_CMPXCHG16B:
+    case INSN_CMOVCC:
+    case INSN_SETCC:
+    case INSN_MOVBE:
+    case INSN_MOVNTI:
+    case INSN_PAUSE:
+    case INSN_LFENCE:
+    case INSN_MFENCE:
+    case INSN_SFENCE:
+    case INSN_POPCNT:
+    case INSN_LZCNT:
+    case INSN_TZCNT:
+    case INSN_ANDN:
+    case INSN_BEXTR:
+    case INSN_BLSI:
+    case INSN_BLSMSK:
+    case INSN_BLSR:
+    case INSN_BZHI:
+    case INSN_MULX:
+    case INSN_PDEP:
+    case INSN_PEXT:
+    case INSN_RORX:
+    case INSN_SARX:
+    case INSN_SHLX:
+    case INSN_SHRX:
+    case INSN_ADCX:
+    case INSN_ADOX:
+    case INSN_CRC32:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool vector_refused(u16 id) {
+    switch (id) {
+    case INSN_MASKMOVDQU:
+    case INSN_VMASKMOVDQU:
+    case INSN_VMASKMOVPS:
+    case INSN_VMASKMOVPD:
+    case INSN_VPMASKMOVD:
+    case INSN_VPMASKMOVQ:
+    case INSN_VGATHERDPS:
+    case INSN_VGATHERDPD:
+    case INSN_VGATHERQPS:
+    case INSN_VGATHERQPD:
+    case INSN_VPGATHERDD:
+    case INSN_VPGATHERDQ:
+    case INSN_VPGATHERQD:
+    case INSN_VPGATHERQQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Does the mode let it execute? (vec.c has the faults.) */
+static bool vector_allowed(const struct insn *i, u64 key) {
+    if ((key & (KEY_TS | KEY_EM)) || !(key & KEY_OSFXSR)) {
+        return false;
+    }
+    return i->enc != ENC_VEX || (key & KEY_AVX);
+}
+
+static bool vector_known(const struct soft_tr *t, const struct insn *i) {
+    bool zero = i->id == INSN_VZEROUPPER || i->id == INSN_VZEROALL;
+    if (!t->host_avx || (i->flags & (INSN_X87 | INSN_MMX)) || i->mem.vsib ||
+        vector_refused(i->id) || names_class(i, REG_MMX, REG_ST) || (i->prefixes & PREFIX_LOCK)) {
+        return false;
+    }
+    if (!zero && !names_class(i, REG_XMM, REG_YMM)) {
+        return false;
+    }
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg)) {
+            return false;
+        }
+    }
+    return vector_allowed(i, t->c->mode_key);
+}
+
+static bool operands_fit(const struct insn *i) {
+    const struct insn_operand *mem = mem_operand(i);
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_FAR || op->kind == OPERAND_REL || (op->high_byte && mem)) {
+            return false;
+        }
+    }
+    if (!mem) {
+        return !has_mem(i) && !(i->prefixes & PREFIX_LOCK);
+    }
+    bool bit_string =
+        (i->id == INSN_BT || i->id == INSN_BTS || i->id == INSN_BTR || i->id == INSN_BTC) &&
+        i->op[1].kind == OPERAND_REG;
+    return has_mem(i) && mem->size >= 1 && mem->size <= 32 && i->addrsize >= 4 && !bit_string &&
+           (s32)i->mem.disp == i->mem.disp;
+}
+
+bool tr_can_copy(const struct soft_tr *t, struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    if ((i->cpuid & ~t->c->vm->ev->cpuid->features) || (i->flags & INSN_PRIVILEGED) ||
+        !operands_fit(i)) {
+        return false;
+    }
+    if (i->flags & (INSN_SSE | INSN_AVX | INSN_MMX | INSN_X87) && i->id != INSN_MOVNTI) {
+        ti->vector = vector_known(t, i);
+        return ti->vector;
+    }
+    if (!integer_known(i->id)) {
+        return false;
+    }
+    for (u32 n = 0; n < i->operand_count; n++) {
+        if (i->op[n].kind == OPERAND_REG && i->op[n].reg_class != REG_GPR) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- bytes -------------------------------------------------------------------------------------
+ */
+
+/* Does modrm.reg extend the opcode? */
+static bool reg_extends(const struct insn *i) {
+    u32 op = i->opcode;
+    if (i->map == MAP_1BYTE) {
+        return op == 0x80 || op == 0x81 || op == 0x83 || op == 0x8f || op == 0xc0 || op == 0xc1 ||
+               op == 0xc6 || op == 0xc7 || (op >= 0xd0 && op <= 0xd3) || op == 0xf6 || op == 0xf7 ||
+               op == 0xfe || op == 0xff;
+    }
+    if (i->map == MAP_0F) {
+        return (op >= 0x90 && op <= 0x9f) || op == 0xba || op == 0xc7 || op == 0xae;
+    }
+    return i->map == MAP_0F38 && op == 0xf3 && i->enc == ENC_VEX;
+}
+
+struct fields {
+    u32 reg, rm, v;
+    bool reg_gpr, rm_gpr, v_gpr;
+    bool mem;
+};
+
+static void fields_of(const struct tr_insn *ti, struct fields *f) {
+    const struct insn *i = &ti->insn;
+    f->mem = has_mem(i);
+    f->reg = (u32)(i->rex & 4) << 1 | (i->modrm >> 3 & 7);
+    f->rm = (u32)(i->rex & 1) << 3 | (i->modrm & 7);
+    f->v = i->vex_v;
+    f->reg_gpr = i->has_modrm && !ti->vector && !reg_extends(i);
+    f->rm_gpr = i->has_modrm && !ti->vector && !f->mem;
+    f->v_gpr = i->enc == ENC_VEX && !ti->vector;
+}
+
+static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
+    const struct insn *i = &ti->insn;
+    for (u32 n = 0; n < i->operand_count && !ti->vector; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
+            !op->high_byte && (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Where the guest's R11 goes while H_ADDR is in use: whichever of the others is free. */
+static u32 substitute(const struct tr_insn *ti) {
+    return gpr_named(ti, H_TEMP, false) ? (u32)H_TEMP2 : (u32)H_TEMP;
+}
+
+static void put_prefixes(struct soft_tr *t, const struct insn *i) {
+    if (i->prefixes & PREFIX_LOCK) {
+        tr_u8(t, 0xf0);
+    }
+    if (i->prefixes & PREFIX_OPSIZE) {
+        tr_u8(t, 0x66);
+    }
+    if (i->prefixes & PREFIX_REPNE) {
+        tr_u8(t, 0xf2);
+    } else if (i->prefixes & PREFIX_REP) {
+        tr_u8(t, 0xf3);
+    }
+}
+
+static void put_legacy(struct soft_tr *t, const struct insn *i, const struct fields *f) {
+    u32 rex = 0x40 | (i->rex & 8u) | (f->reg & 8) >> 1 | (f->rm & 8) >> 3;
+    put_prefixes(t, i);
+    if (!i->has_modrm) {
+        rex = 0x40 | (i->rex & 9u);
+    }
+    if (rex != 0x40 || (i->prefixes & PREFIX_REX)) {
+        tr_u8(t, rex);
+    }
+    if (i->map != MAP_1BYTE) {
+        tr_u8(t, 0x0f);
+    }
+    if (i->map == MAP_0F38 || i->map == MAP_0F3A) {
+        tr_u8(t, i->map == MAP_0F38 ? 0x38 : 0x3a);
+    }
+    tr_u8(t, i->opcode);
+}
+
+static void put_vex(struct soft_tr *t, const struct insn *i, const struct fields *f) {
+    tr_u8(t, 0xc4);
+    tr_u8(t, (f->reg & 8 ? 0u : 0x80) | 0x40 | (f->rm & 8 ? 0u : 0x20) |
+                 (i->map == MAP_0F     ? 1u
+                  : i->map == MAP_0F38 ? 2u
+                                       : 3u));
+    tr_u8(t, (i->rex & 8u) << 4 | (~f->v & 15) << 3 | (u32)i->vex_l << 2 | i->vex_pp);
+    tr_u8(t, i->opcode);
+}
+
+static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct fields *f) {
+    const struct insn *i = &ti->insn;
+    if (i->enc == ENC_VEX) {
+        put_vex(t, i, f);
+    } else {
+        put_legacy(t, i, f);
+    }
+    if (i->has_modrm) {
+        tr_u8(t, (f->mem ? 0u : 0xc0) | (f->reg & 7) << 3 | (f->rm & 7));
+    }
+    for (u32 n = 0; n < (u32)i->imm_size + i->imm2_size; n++) {
+        tr_u8(t, t->page[(ti->rip & PAGE_MASK) + i->imm_offset + n]);
+    }
+}
+
+static bool flags_needed(const struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    return i->flags_read || (i->flags_write && (ti->live_out & ~i->flags_write)) ||
+           (!tr_flags_gone(i) && ti->live_out);
+}
+
+static void put_point(struct soft_tr *t, const struct tr_insn *ti) {
+    u16 id = ti->insn.id;
+    if (ti->vector || id == INSN_DIV || id == INSN_IDIV || id == INSN_CMPXCHG16B) {
+        t->points[t->point_count++] =
+            (struct tr_point){.rip = ti->rip, .host = t->used, .flags_saved = t->saved};
+    }
+}
+
+static void vector_need(struct soft_tr *t, const struct tr_insn *ti) {
+    if (t->vec_done) {
+        return;
+    }
+    tr_flags_clobber(t, ti->live_in);
+    tr_gs(t, false, 0x83, 7, C_OFF(tr_vec_live)); /* cmp, 0 */
+    tr_u8(t, 0);
+    u32 from = tr_jcc(t, 4);
+    tr_late_new(t, LATE_VLOAD, 0, from, t->used);
+    t->vec_done = true;
+}
+
+void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
+    const struct insn_operand *mem = mem_operand(&ti->insn);
+    struct fields f;
+    u32 r11 = H_ADDR;
+    fields_of(ti, &f);
+    if (ti->vector) {
+        vector_need(t, ti);
+    }
+    if (mem) {
+        tr_operand(t, ti, mem->size, mem->flags & (OPERAND_WRITE | OPERAND_COND));
+        r11 = substitute(ti);
+        f.reg = f.reg_gpr && f.reg == H_ADDR ? r11 : f.reg;
+        f.v = f.v_gpr && f.v == H_ADDR ? r11 : f.v;
+        f.rm = H_ADDR;
+    }
+    if (flags_needed(ti)) {
+        tr_flags_need(t);
+    }
+    for (u32 g = 9; g <= 11; g++) {
+        if (gpr_named(ti, g, false)) {
+            tr_gs_load(t, g == 11 ? r11 : g, tr_gpr(g));
+        }
+    }
+    put_point(t, ti);
+    put_insn(t, ti, &f);
+    for (u32 g = 9; g <= 11; g++) {
+        if (gpr_named(ti, g, true)) {
+            tr_gs_store(t, g == 11 ? r11 : g, tr_gpr(g));
+        }
+    }
+    if (ti->insn.flags_write) {
+        t->saved = false;
+    }
+}
+
+/* --- relatives ---------------------------------------------------------------------------------
+ */
+
+void tr_lea(struct soft_tr *t, const struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    struct insn plain = *i;
+    u32 reg = i->op[0].reg;
+    plain.mem.seg = SEG_DS; /* no base: LEA computes an offset */
+    tr_address(t, &plain, ti->rip);
+    if (tr_in_memory(reg)) {
+        if (i->opsize == 4) {
+            tr_rr(t, false, 0x89, H_ADDR, H_ADDR);
+        }
+        tr_gs_store(t, H_ADDR, tr_gpr(reg));
+    } else {
+        tr_rr(t, i->opsize == 8, 0x89, H_ADDR, reg);
+    }
+}
+
+/* MOV between the accumulator and an absolute address */
+void tr_moffs(struct soft_tr *t, const struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    bool write = i->opcode >= 0xa2;
+    tr_operand(t, ti, mem_operand(i)->size, write);
+    if (i->prefixes & PREFIX_OPSIZE) {
+        tr_u8(t, 0x66);
+    }
+    tr_u8(t, 0x41 | (i->rex & 8u));
+    tr_u8(t, (write ? 0x88u : 0x8au) | (i->opcode & 1));
+    tr_u8(t, GPR_RAX << 3 | (H_ADDR & 7));
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What generated code calls, and what becomes of processor exceptions in it. All guest registers
+ * are in c->s.gpr here, flags in c->tr_flags; a fault unwinds to the run loop as from any handler.
+ */
+#include "engines/soft/tr.h"
+
+void tr_flags_home(struct soft_vcpu *c) {
+    c->aflags = (c->tr_flags >> 8 & 0xff) | (c->tr_flags & 1) << 11;
+}
+
+void tr_flags_out(struct soft_vcpu *c) {
+    c->tr_flags = (c->aflags & 0xff) << 8 | (c->aflags >> 11 & 1);
+}
+
+static bool wanted(const struct soft_vcpu *c) {
+    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED);
+}
+
+static bool is_canonical(u64 a) {
+    return (u64)((s64)(a << 16) >> 16) == a;
+}
+
+/* At the instruction of an exit, as the interpreter stands before it. */
+static void stand_at(struct soft_vcpu *c, u64 rip) {
+    c->block = NULL;
+    c->block_rip = c->next_rip = rip;
+    c->uop = &c->cache->fetch;
+    tr_flags_home(c);
+}
+
+u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
+    struct soft_tr *t = c->tr;
+    const struct tr_exit *e = &t->exits[c->tr_exit];
+    bool crosses = (linear & PAGE_MASK) + e->size > PAGE_SIZE;
+    u64 phys;
+    stand_at(c, e->rip);
+    t->stats.misses++;
+    bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
+    if (crosses || odd || !is_canonical(linear)) {
+        t->stats.slow++;
+        t->force = true;
+        return 1;
+    }
+    soft_tlb_get(c, linear, (enum access)e->access, c->mmu, &phys);
+    const struct tlb_entry *now = tlb_slot(c->dtlb, linear);
+    u64 tag = e->access == ACCESS_READ ? now->read : now->write;
+    if (tag != (linear & ~PAGE_MASK)) {
+        t->stats.slow++;
+        t->force = true;
+        return 1;
+    }
+    return 0;
+}
+
+u32 tr_step_call(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    const struct tr_exit *e = &t->exits[c->tr_exit];
+    struct soft_block *b = t->singles[e->next_in];
+    stand_at(c, e->rip);
+    c->block = b;
+    c->uop = b->uop;
+    t->stats.steps++;
+    t->step_count[e->size]++;
+    c->stats.instructions++;
+    u64 after = e->rip + e->len;
+    bool end = e->kind == TR_STEP_END;
+    b->uop[0].fn(c, b->uop);
+    tr_flags_out(c);
+    return end || c->next_rip != after || wanted(c);
+}
+
+bool tr_host_fault(struct host_fault *fault) {
+    struct soft_vcpu *c = fault->ctx;
+    if (!c || !c->tr || fault->rip - (u64)(uintptr_t)c->tr->code.rx < c->tr->first ||
+        fault->vector == EXC_PF) {
+        return false; /* memory was checked before: this is no guest's fault */
+    }
+    c->tr_fault_rip = fault->rip;
+    c->tr_fault_flags = fault->rflags;
+    c->tr_exit = 0;
+    fault->rip = (u64)(uintptr_t)c->tr_stub[STUB_EXIT];
+    return true;
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Finds the instructions of a trace: from the start of a decoded block along direct jumps, calls
+ * and the untaken side of conditional jumps, within one page; what each one is to the translator;
+ * and which flags live where, backwards from the exits, at which all do.
+ *
+ * The bytes are copied first, their granules marked as code, and compared again (smc.h).
+ */
+#include "engines/soft/smc.h"
+#include "engines/soft/tr.h"
+
+static u64 target_of(const struct tr_insn *i) {
+    return i->rip + i->insn.len + i->insn.imm;
+}
+
+static bool is_near(const struct insn *i) {
+    return i->operand_count && i->op[0].kind == OPERAND_REL;
+}
+
+static bool canonical(u64 a) {
+    return (u64)((s64)(a << 16) >> 16) == a;
+}
+
+static enum tr_class class_jump(const struct insn *i, u64 target) {
+    bool rel = is_near(i) && i->opsize != 2 && canonical(target);
+    bool mem = i->has_modrm && i->modrm < 0xc0;
+    bool wide = !is_near(i) && i->op[0].size == 8 && (!mem || i->addrsize >= 4);
+    switch (i->id) {
+    case INSN_JMP:
+        return rel ? CLASS_JMP : wide ? CLASS_JMP_IND : CLASS_STEP_END;
+    case INSN_CALL:
+        return rel ? CLASS_CALL : wide ? CLASS_CALL_IND : CLASS_STEP_END;
+    case INSN_JCC:
+        return rel ? CLASS_JCC : CLASS_STEP_END;
+    case INSN_RET:
+        return i->opsize == 8 && i->imm < 0x7000 ? CLASS_RET : CLASS_STEP_END;
+    default:
+        return CLASS_STEP_END;
+    }
+}
+
+static bool plain_gpr(const struct insn_operand *op) {
+    return op->kind == OPERAND_REG && op->reg_class == REG_GPR;
+}
+
+static enum tr_class class_stack(const struct insn *i) {
+    const struct insn_operand *op = &i->op[0];
+    if (i->opsize != 8) {
+        return CLASS_STEP;
+    }
+    if (i->id == INSN_LEAVE) {
+        return CLASS_LEAVE;
+    }
+    if (i->id == INSN_PUSH) {
+        return plain_gpr(op) || op->kind == OPERAND_IMM ? CLASS_PUSH : CLASS_STEP;
+    }
+    return plain_gpr(op) && op->reg != GPR_RSP ? CLASS_POP : CLASS_STEP;
+}
+
+static bool is_control_move(const struct insn *i) {
+    for (u32 n = 0; n < i->operand_count; n++) {
+        u32 class = i->op[n].reg_class;
+        if (i->op[n].kind == OPERAND_REG && class != REG_GPR) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    switch (i->id) {
+    case INSN_NOP:
+    case INSN_ENDBR32:
+    case INSN_ENDBR64:
+    case INSN_PREFETCHNTA:
+    case INSN_PREFETCHT0:
+    case INSN_PREFETCHT1:
+    case INSN_PREFETCHT2:
+        return i->prefixes & PREFIX_LOCK ? CLASS_STEP : CLASS_NOP;
+    case INSN_LEA:
+        return i->opsize >= 4 && i->addrsize >= 4 ? CLASS_LEA : CLASS_STEP;
+    case INSN_MOV:
+        if (is_control_move(i)) {
+            return CLASS_STEP_END;
+        }
+        if (i->mem.disp_size == 8) {
+            return CLASS_MOFFS;
+        }
+        break;
+    case INSN_PUSH:
+    case INSN_POP:
+    case INSN_LEAVE:
+        return class_stack(i);
+    default:
+        break;
+    }
+    return tr_can_copy(t, ti) ? CLASS_COPY : CLASS_STEP;
+}
+
+static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
+    const struct insn *i = &ti->insn;
+    if (i->flags & INSN_BRANCH) {
+        return class_jump(i, target_of(ti));
+    }
+    return i->flags & INSN_ENDS_BLOCK ? CLASS_STEP_END : class_other(t, ti);
+}
+
+/* --- the walk ----------------------------------------------------------------------------------
+ */
+
+static bool same_page(const struct soft_tr *t, u64 rip) {
+    return !((rip ^ t->rip) >> PAGE_SHIFT);
+}
+
+static bool seen(const struct soft_tr *t, u64 rip) {
+    return t->seen_at[(rip & PAGE_MASK) / 64] >> (rip & 63) & 1;
+}
+
+/* Where the trace goes on behind i; false when it ends with i. */
+static bool follow(struct soft_tr *t, struct tr_insn *i, u64 *rip) {
+    u64 to = target_of(i);
+    switch (i->class) {
+    case CLASS_JMP:
+    case CLASS_CALL:
+        if (t->trace_len == TR_TRACE_MAX || !same_page(t, to) || seen(t, to)) {
+            return false;
+        }
+        i->followed = true;
+        *rip = to;
+        return true;
+    case CLASS_CALL_IND:
+    case CLASS_JMP_IND:
+    case CLASS_RET:
+    case CLASS_STEP_END:
+        return false;
+    default:
+        *rip = i->rip + i->insn.len;
+        return t->trace_len < TR_TRACE_MAX && same_page(t, *rip) && !seen(t, *rip);
+    }
+}
+
+static bool take(struct soft_tr *t, u64 rip) {
+    struct tr_insn *i = &t->trace[t->trace_len];
+    u32 at = (u32)(rip & PAGE_MASK);
+    *i = (struct tr_insn){.rip = rip};
+    if (insn_decode(&i->insn, t->page + at, sizeof(t->page) - at, 64) != DECODE_OK) {
+        return false;
+    }
+    i->class = (u8)classify(t, i);
+    t->seen_at[at / 64] |= BIT(at % 64);
+    t->trace_len++;
+    return true;
+}
+
+static void walk(struct soft_tr *t) {
+    u64 rip = t->rip;
+    t->trace_len = 0;
+    t->trace_next = rip;
+    memset(t->seen_at, 0, sizeof(t->seen_at));
+    while (take(t, rip)) {
+        struct tr_insn *i = &t->trace[t->trace_len - 1];
+        t->trace_next = i->rip + i->insn.len;
+        if (!follow(t, i, &rip)) {
+            return;
+        }
+        t->trace_next = rip;
+    }
+}
+
+static void liveness(struct soft_tr *t) {
+    u16 live = FLAG_ARITH;
+    for (u32 n = t->trace_len; n--;) {
+        struct tr_insn *i = &t->trace[n];
+        const struct insn *insn = &i->insn;
+        i->live_out = live;
+        switch (i->class) {
+        case CLASS_STEP:
+        case CLASS_STEP_END:
+        case CLASS_CALL_IND:
+        case CLASS_JMP_IND:
+        case CLASS_RET:
+        case CLASS_JCC:
+            live = FLAG_ARITH;
+            break;
+        default:
+            if (tr_flags_gone(insn)) {
+                live &= (u16)~insn->flags_write;
+            }
+            live |= insn->flags_read;
+            live &= FLAG_ARITH;
+            break;
+        }
+        i->live_in = live;
+    }
+}
+
+/* Guest RAM may be changing. */
+__attribute__((no_sanitize_thread)) static void copy_page(u8 *dst, const u8 *src) {
+    const volatile u64 *from = (const volatile u64 *)(const volatile void *)src;
+    for (u32 i = 0; i < PAGE_SIZE / 8; i++) {
+        u64 v = from[i];
+        memcpy(dst + 8 * i, &v, 8);
+    }
+}
+
+__attribute__((no_sanitize_thread)) static bool same_code(const struct tr_insn *i, const u8 *copy,
+                                                          const u8 *page) {
+    u64 at = i->rip & PAGE_MASK;
+    for (u32 n = 0; n < i->insn.len; n++) {
+        if (copy[at + n] != ((const volatile u8 *)page)[at + n]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
+    const u8 *page = (const u8 *)(uintptr_t)t->host_page;
+    struct smc_page *smc = smc_page_of(t->c->vm, t->gpa);
+    if (!smc) {
+        return false;
+    }
+    copy_page(t->page, page);
+    walk(t);
+    for (u32 n = 0; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        if (!smc_mark(smc, (u32)(i->rip & PAGE_MASK), i->insn.len) ||
+            !same_code(i, t->page, page)) {
+            return false;
+        }
+    }
+    liveness(t);
+    return t->trace_len && block_fresh(b);
+}
