@@ -6,7 +6,7 @@
  *   0x0009fc00 .. 0x0009ffff  EBDA: MP table
  *   0x000a0000 .. 0x000fffff  RAM under the ROM window: ACPI tables at 0xe0000
  *   0x00100000 .. 0xbfffffff  RAM (the low 3 GiB at most)
- *   0xc0001000 + n * 0x1000   virtio-mmio windows, n = 0..31
+ *   0xc0001000 + n * 0x1000   virtio-mmio windows, n = 0..14
  *   0xc1000000 .. 0xdfffffff  PCI 32-bit memory window
  *   0xe0000000 .. 0xe00fffff  PCI configuration space (ECAM), bus 0
  *   0xfec00000                IOAPIC
