@@ -319,8 +319,13 @@ void vcpu_thread(void *ctx) {
     if (vm->engine.ops->vcpu_bind(&v->engine)) {
         vm_stop(vm, STOP_ERROR, (int)v->engine.id, "the engine cannot use this thread");
     }
-    while (!stopping(vm)) {
+    for (;;) {
         serve_attention(v);
+        /* Looked at only after the attention word was cleared: vm_stop sets its flag first, so what
+         * was cleared away cannot have been the only word of a stop that is not seen here. */
+        if (stopping(vm)) {
+            break;
+        }
         if (pausing(v)) {
             park(v);
         } else if (runnable(v)) {

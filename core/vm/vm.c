@@ -231,11 +231,13 @@ int vm_start(struct vm *vm, struct err *err) {
         return ERR_SET(err, ERR_STATE, "the machine runs already");
     }
     vm->started = true;
+    /* All count from the beginning: the first may stop the machine before the last has started, and
+     * on_stop is called once. */
+    __atomic_store_n(&vm->alive, vm->vcpu_count, __ATOMIC_SEQ_CST);
     for (u32 i = 0; i < vm->vcpu_count; i++) {
         struct vcpu *v = &vm->vcpus[i];
         char name[16];
         fmt_str(name, sizeof(name), "vcpu %u", i);
-        __atomic_fetch_add(&vm->alive, 1, __ATOMIC_SEQ_CST);
         __atomic_store_n(&v->state, VCPU_RUNNING, __ATOMIC_SEQ_CST);
         v->thread = host->ops->thread_start(host, name, vcpu_thread, v);
         if (!v->thread) {

@@ -300,6 +300,35 @@ static void test_debug(void **state) {
     end(&f);
 }
 
+static int script_poweroff(struct engine_vcpu *vcpu, struct mock_vcpu *m, struct vm_exit *exit) {
+    vm_request(vm_of(vcpu->vm), MACHINE_POWEROFF, 0);
+    return mock_idle(vcpu, m, exit);
+}
+
+static void count_stop(void *ctx) {
+    __atomic_fetch_add((u32 *)ctx, 1, __ATOMIC_SEQ_CST);
+}
+
+/* The first processor ends the machine while the others start and go to sleep: each must hear of
+ * it, whenever it looks, and on_stop comes once. */
+static void test_stop_at_once(void **state) {
+    (void)state;
+    for (u32 i = 0; i < 300; i++) {
+        struct fixture f;
+        u32 stops = 0;
+        begin(&f, 4, script_poweroff);
+        f.vm->on_stop = count_stop;
+        f.vm->on_stop_ctx = &stops;
+        start(&f);
+        WAIT_FOR(ATOMIC(f.vm->stopped_word));
+        for (u32 v = 0; v < 4; v++) {
+            assert_int_equal(ATOMIC(f.vm->vcpus[v].state), VCPU_EXITED);
+        }
+        end(&f);
+        assert_int_equal(stops, 1);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_halt_interrupt),
@@ -309,6 +338,7 @@ int main(void) {
         cmocka_unit_test(test_io),
         cmocka_unit_test(test_callouts),
         cmocka_unit_test(test_debug),
+        cmocka_unit_test(test_stop_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
