@@ -7,10 +7,13 @@
 
 #include "core/if/trace.h"
 
+enum { BUDGET = 64 }; /* engine calls in one go */
+
 struct record {
     struct record *next;
     struct virtio_doorbell bell;
     bool wanted, registered, refused;
+    bool busy; /* the engine is being told: not to be freed */
 };
 
 struct doorbells {
@@ -69,27 +72,62 @@ static int tell_engine(struct doorbells *d, const struct virtio_doorbell *b, boo
     return rc;
 }
 
-/* Records are freed only here, under turn, so r outlives the time without lock. */
-static void carry_out(struct doorbells *d, bool add) {
+/* Tells the engine of at most *budget changes. r is busy meanwhile, so it outlives the time without
+ * lock. */
+static void carry_out(struct doorbells *d, bool add, u32 *budget) {
     struct record *r;
-    while ((r = next_change(d, add))) {
+    while (*budget && (r = next_change(d, add))) {
         struct virtio_doorbell bell = r->bell;
+        --*budget;
+        r->busy = true;
         mutex_unlock(d->host, &d->lock);
         int rc = tell_engine(d, &bell, add);
         mutex_lock(d->host, &d->lock);
+        r->busy = false;
         r->registered = add && !rc;
         r->refused = add && rc;
     }
 }
 
-void doorbells_sync(struct doorbells *d) {
+/* True: there is more to do. */
+static bool sync_some(struct doorbells *d, u32 budget) {
     mutex_lock(d->host, &d->turn);
     mutex_lock(d->host, &d->lock);
-    carry_out(d, false);
-    carry_out(d, true);
+    carry_out(d, false, &budget);
+    carry_out(d, true, &budget);
     drop_idle(d);
+    bool more = next_change(d, false) || next_change(d, true);
     mutex_unlock(d->host, &d->lock);
     mutex_unlock(d->host, &d->turn);
+    return more;
+}
+
+void doorbells_sync(struct doorbells *d) {
+    while (sync_some(d, BUDGET)) {
+    }
+}
+
+static void on_post(void *ctx);
+
+static void post(struct doorbells *d) {
+    if (d->host->ops->post(d->host, on_post, d)) {
+        mutex_lock(d->host, &d->lock);
+        d->posted = false; /* the next wish tries again; until then exits do */
+        mutex_unlock(d->host, &d->lock);
+    }
+}
+
+/* A guest that moves its BARs without end must not keep the event thread here. */
+static void sync_on_event_thread(struct doorbells *d) {
+    if (sync_some(d, BUDGET)) {
+        mutex_lock(d->host, &d->lock);
+        bool again = !d->posted;
+        d->posted = true;
+        mutex_unlock(d->host, &d->lock);
+        if (again) {
+            post(d);
+        }
+    }
 }
 
 static void on_post(void *ctx) {
@@ -101,7 +139,20 @@ static void on_post(void *ctx) {
     if (dead) {
         host_free(d->host, d, sizeof(*d));
     } else {
-        doorbells_sync(d);
+        sync_on_event_thread(d);
+    }
+}
+
+/* What the engine never heard of is forgotten at once: a guest can wish faster than we carry out.
+ */
+static void forget_unheard(struct doorbells *d, struct record *gone) {
+    struct record **at = &d->first;
+    while (*at && *at != gone) {
+        at = &(*at)->next;
+    }
+    if (*at && !gone->registered && !gone->busy) {
+        *at = gone->next;
+        host_free(d->host, gone, sizeof(*gone));
     }
 }
 
@@ -125,17 +176,18 @@ void doorbells_want(void *ctx, const struct virtio_doorbell *bell, bool add) {
     struct doorbells *d = ctx;
     mutex_lock(d->host, &d->lock);
     struct record *r = find_or_add(d, bell, add);
-    bool post = r && !d->posted;
+    bool first = r && !d->posted;
     if (r) {
         r->wanted = add;
         r->refused = false;
         d->posted = true;
+        if (!add) {
+            forget_unheard(d, r);
+        }
     }
     mutex_unlock(d->host, &d->lock);
-    if (post && d->host->ops->post(d->host, on_post, d)) {
-        mutex_lock(d->host, &d->lock);
-        d->posted = false; /* the next wish tries again; until then exits do */
-        mutex_unlock(d->host, &d->lock);
+    if (first) {
+        post(d);
     }
 }
 
