@@ -32,8 +32,8 @@ struct block_req {
 struct block_backend;
 struct block_backend_ops {
     void (*submit)(struct block_backend *be, struct block_req *req);
-    /* Returns when no request is in flight and all callbacks have returned. Not on the event
-     * thread. */
+    /* Returns when no request is in flight and all callbacks have returned; some of them may run
+     * on this thread. Must not need the event thread: that may be waiting for the caller. */
     void (*drain)(struct block_backend *be);
     void (*close)(struct block_backend *be);
 };

@@ -25,12 +25,15 @@ struct blk_file {
     struct linux_host *lh;
     int fd;
     u32 in_flight; /* atomic: submitted and not yet called back */
+    pthread_mutex_t lock;
+    struct blk_job *finished; /* to be called back; under lock */
 };
 
 struct blk_job {
     struct pool_job pool;
     struct blk_file *file;
     struct block_req *req;
+    struct blk_job *next; /* in finished */
     int status;
 };
 
@@ -137,20 +140,43 @@ static int execute(struct blk_file *f, const struct block_req *req) {
     return -ERR_UNSUPPORTED;
 }
 
-static void job_done(void *ctx) {
-    struct blk_job *job = ctx;
+/* Whoever comes first, the event thread or one that drains, calls back what has finished. */
+static void call_back(void *ctx) {
+    struct blk_file *f = ctx;
+    pthread_mutex_lock(&f->lock);
+    struct blk_job *job = f->finished;
+    f->finished = NULL;
+    pthread_mutex_unlock(&f->lock);
+    while (job) {
+        struct blk_job *next = job->next;
+        job->req->done(job->req, job->status);
+        free(job);
+        __atomic_fetch_sub(&f->in_flight, 1, __ATOMIC_RELEASE); /* the last one may free f */
+        job = next;
+    }
+}
+
+/* Posted under the lock, so that a file whose last request was taken from the list is not named by
+ * a post that is still to come. */
+static void job_finish(struct blk_job *job) {
     struct blk_file *f = job->file;
-    job->req->done(job->req, job->status);
-    free(job);
-    __atomic_fetch_sub(&f->in_flight, 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&f->lock);
+    struct blk_job **at = &f->finished;
+    while (*at) {
+        at = &(*at)->next;
+    }
+    job->next = NULL;
+    *at = job;
+    while (loop_post(f->lh->loop, call_back, f)) {
+        sched_yield(); /* out of memory for a moment; the request must not be lost */
+    }
+    pthread_mutex_unlock(&f->lock);
 }
 
 static void job_run(struct pool_job *pool) {
     struct blk_job *job = CONTAINER_OF(pool, struct blk_job, pool);
     job->status = execute(job->file, job->req);
-    while (loop_post(job->file->lh->loop, job_done, job)) {
-        sched_yield(); /* out of memory for a moment; the request must not be lost */
-    }
+    job_finish(job);
 }
 
 static void failed_now(void *ctx) {
@@ -168,19 +194,20 @@ static void file_submit(struct block_backend *be, struct block_req *req) {
             return; /* the job belongs to the pool now */
         }
         job->status = -ERR_NOMEM;
-        if (!loop_post(f->lh->loop, job_done, job)) {
-            return;
-        }
-        __atomic_fetch_sub(&f->in_flight, 1, __ATOMIC_RELAXED);
-        free(job);
+        job_finish(job);
+        return;
     }
     loop_post(f->lh->loop, failed_now, req);
 }
 
+/* Does not need the event thread, which may itself be waiting for the vCPU that drains. */
 static void file_drain(struct block_backend *be) {
     struct blk_file *f = file_of(be);
-    while (__atomic_load_n(&f->in_flight, __ATOMIC_ACQUIRE)) {
-        loop_run_idle(f->lh->loop);
+    for (;;) {
+        call_back(f);
+        if (!__atomic_load_n(&f->in_flight, __ATOMIC_ACQUIRE)) {
+            break;
+        }
         usleep(100);
     }
 }
@@ -188,6 +215,8 @@ static void file_drain(struct block_backend *be) {
 static void file_close(struct block_backend *be) {
     struct blk_file *f = file_of(be);
     file_drain(be);
+    loop_forget(f->lh->loop, f);
+    pthread_mutex_destroy(&f->lock);
     close(f->fd);
     free(f);
 }
@@ -251,6 +280,7 @@ int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
         return rc ? rc : ERR_SET(err, ERR_NOMEM, "disk %s: out of memory", path);
     }
     *f = (struct blk_file){.lh = lh, .fd = fd};
+    pthread_mutex_init(&f->lock, NULL);
     f->be = (struct block_backend){.ops = &file_ops,
                                    .capacity = ALIGN_DOWN(size, (u64)SECTOR),
                                    .block_size = SECTOR,

@@ -299,6 +299,35 @@ static void test_drain_and_close(void **state) {
     }
 }
 
+struct drainer {
+    struct block_backend *be;
+    struct request r[8];
+    u8 buf[8][512];
+    u32 done;
+};
+
+static void drain_on_loop(void *ctx) {
+    struct drainer *d = ctx;
+    for (u32 i = 0; i < 8; i++) {
+        submit(d->be, &d->r[i], BLOCK_READ, 0, d->buf[i], 512);
+    }
+    d->be->ops->drain(d->be);
+    __atomic_store_n(&d->done, 1, __ATOMIC_RELEASE);
+}
+
+/* Draining needs no event thread: that may wait for the vCPU that drains (a debugger's pause). */
+static void test_drain_on_event_thread(void **state) {
+    (void)state;
+    static struct drainer d;
+    d = (struct drainer){.be = disk(DISK)};
+    assert_int_equal(h.host->ops->post(h.host, drain_on_loop, &d), 0);
+    assert_true(wait_until(&d.done, 1));
+    for (u32 i = 0; i < 8; i++) {
+        assert_int_equal(d.r[i].done, 1);
+    }
+    d.be->ops->close(d.be);
+}
+
 /* The command closes disks after its loop has ended: completions still come. */
 static void test_close_without_loop(void **state) {
     (void)state;
@@ -329,6 +358,7 @@ int main(void) {
         T(test_locks),
         T(test_disk_full),
         T(test_drain_and_close),
+        T(test_drain_on_event_thread),
         T(test_close_without_loop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
