@@ -3,7 +3,8 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
-        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --help"
+        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --translator
+        --code-cache --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run cpu version help --help --version" -- "$cur")
@@ -18,7 +19,7 @@ _sosia() {
     --console | --virtio-console | --debugcon)
         mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
-    --rng) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
+    --rng | --translator) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
     --gdb) mapfile -t COMPREPLY < <(compgen -W "tcp:127.0.0.1:1234 unix:" -- "$cur") ;;
     --trace) mapfile -t COMPREPLY < <(compgen -W "exits pio mmio irq msr virtio pci boot vcpu gdb all" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur") ;;
