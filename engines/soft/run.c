@@ -224,7 +224,6 @@ int soft_run(struct engine_vcpu *ev, struct vm_exit *exit) {
     soft_guest_enter(c);
     if (soft_setjmp(c->jump)) {
         uncount(c);
-        c->stats.exceptions++;
         soft_handle_fault(c);
     }
     while (run_round(c)) {
