@@ -133,7 +133,7 @@ static void convert_string(struct out *o, const struct spec *s, const char *text
     if (!text) {
         text = "(null)";
     }
-    while (text[len] && (s->precision < 0 || len < (size_t)s->precision)) {
+    while ((s->precision < 0 || len < (size_t)s->precision) && text[len]) {
         len++;
     }
     out_text(o, s, text, len);
