@@ -10,7 +10,7 @@
 
 #include "hosts/linux/stream.h"
 
-enum { CTRL_A = 1, PTY_DROP_MS = 1000 };
+enum { CTRL_A = 1, PTY_DROP_MS = 5000 };
 
 struct con {
     struct stream stream;
