@@ -74,7 +74,7 @@ static u32 from_bcd(u32 v) {
 
 static u16 counter(const struct pit_channel_state *c, u64 now) {
     u64 d = counting(c) ? ticks(c, now) : 0;
-    u32 full = full_count(c), value = c->count;
+    u32 full = full_count(c), value;
     if (!c->count) {
         return 0;
     }

@@ -212,7 +212,7 @@ static void rx_mark_find(const struct virtio_net *net, struct rx_mark *mark) {
 }
 
 static void rx_mark_set(struct virtio_net *net, const struct rx_mark *mark, u32 count) {
-    for (u32 i = 0; i < 2; i++) {
+    for (u32 i = 0; i < 2 && mark->p[i]; i++) {
         *mark->p[i] = (u8)(count >> (i * 8));
         ram_written(net->vdev.env->ram, mark->gpa[i], 1);
     }
