@@ -4,9 +4,11 @@
 #   make run        set up, build, boot a Linux guest to a shell
 #   make test       set up, run every test
 #   make bench      measure against QEMU and native
+#   make tidy       clang-tidy
+#   make fuzz       each fuzz harness with libFuzzer for FUZZ_SECONDS
 #   make check      the checks that need no guest: layers, sizes, symbols
 #
-# MODE=rel|dbg|asan|tsan (asan includes UBSan), CC=gcc|clang. Each combination has its own folder under
+# MODE=rel|dbg|asan|tsan|fuzz (asan includes UBSan), CC=gcc|clang. Each combination has its own folder under
 # build/. A new source file in a known folder needs no edit here.
 
 MODE ?= rel
@@ -21,6 +23,9 @@ OPT_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined 
 # gcc warns that TSan does not understand stand-alone fences (engines/soft/smc.c); what that could
 # report wrongly is listed in tests/tsan.supp
 OPT_tsan := -O1 -g -fsanitize=thread $(if $(findstring clang,$(CC)),,-Wno-tsan)
+# for make fuzz, clang only
+OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+            -fno-omit-frame-pointer
 OPT := $(OPT_$(MODE))
 
 CFLAGS_ALL = -std=c11 $(OPT) $(WARN) -I. -MMD -MP -fno-strict-aliasing -fwrapv $(CFLAGS)
@@ -87,7 +92,8 @@ $(BUILD)/%.o: %.c
 
 # --- unit tests: tests/unit/NAME_test.c, one program each --------------------------------------------
 
-UNIT_SRC := $(wildcard tests/unit/*_test.c)
+# UNITS="loop vm" builds and runs those only
+UNIT_SRC := $(if $(UNITS),$(patsubst %,tests/unit/%_test.c,$(UNITS)),$(wildcard tests/unit/*_test.c))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(UNIT_SRC))
 UNIT_LIB := $(call objs,$(wildcard tests/unit/lib_*.c))
 
@@ -98,8 +104,8 @@ $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) 
 .PHONY: unit unit-bin
 unit-bin: $(UNIT_BIN)
 unit: $(UNIT_BIN)
-	@scripts/run_unit.sh $(UNIT_BIN)
-	@SOSIA_TEST_TRANSLATOR=1 scripts/run_unit.sh $(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN))
+	@TSAN_OPTIONS="suppressions=tests/tsan.supp $$TSAN_OPTIONS" scripts/run_unit.sh $(UNIT_BIN) \
+		$(patsubst %,translator:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN)))
 
 # --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
 
@@ -143,19 +149,21 @@ fuzz-bin: $(FUZZ_REPLAY)
 fuzz-replay: $(FUZZ_REPLAY)
 	@scripts/run_fuzz_corpus.sh $(FUZZ_REPLAY)
 
-# make fuzz NAME=uart SECONDS=60: with libFuzzer, built in a folder of its own
-$(BUILD)/tests/fuzz/%_libfuzzer: $(BUILD)/tests/fuzz/%_fuzz.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+# make fuzz: the same harnesses with libFuzzer, each for FUZZ_SECONDS; what it finds goes to
+# build/fuzz/NAME. NAME="vq uart" takes those only, SECONDS= is short for FUZZ_SECONDS=.
+FUZZ_SECONDS ?= 30
+FUZZ_NAMES := $(or $(NAME),$(patsubst tests/fuzz/%_fuzz.c,%,$(FUZZ_SRC)))
+FUZZ_BIN := $(patsubst %,$(BUILD)/tests/fuzz/%_fuzzer,$(FUZZ_NAMES))
+
+$(BUILD)/tests/fuzz/%_fuzzer: $(BUILD)/tests/fuzz/%_fuzz.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -fsanitize=fuzzer -o $@ $< $(FUZZ_LIB) \
 		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
 
-FUZZ_BUILD := build/clang-fuzz
-SECONDS ?= 60
-.PHONY: fuzz
+.PHONY: fuzz fuzz-run
 fuzz:
-	@$(MAKE) -s CC=clang MODE=asan BUILD=$(FUZZ_BUILD) CFLAGS=-fsanitize=fuzzer-no-link $(FUZZ_BUILD)/tests/fuzz/$(NAME)_libfuzzer
-	@mkdir -p build/fuzz-corpus/$(NAME)
-	$(FUZZ_BUILD)/tests/fuzz/$(NAME)_libfuzzer -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz-corpus/$(NAME). \
-		build/fuzz-corpus/$(NAME) tests/fuzz/corpus/$(NAME)
+	@$(MAKE) -s CC=clang MODE=fuzz fuzz-run
+fuzz-run: $(FUZZ_BIN)
+	@scripts/run_fuzz.sh $(or $(SECONDS),$(FUZZ_SECONDS)) $(FUZZ_BIN)
 
 # --- the decoder against Zydis (docs/decoder.md) ------------------------------------------------------
 
@@ -176,6 +184,20 @@ check: $(LIBCORE) $(LIBSOFT)
 	@scripts/layer_check.py
 	@scripts/size_check.py
 	@scripts/symbol_check.sh $(LIBCORE) $(LIBSOFT)
+
+# clang-tidy with the checks of .clang-tidy, one file each so that they run side by side. The soft
+# engine's instruction tables take it minutes; what they need most, size_check.py says too.
+TIDY_SRC ?= $(CORE_SRC) $(LINUX_SRC) $(FAKE_SRC) $(CMD_SRC)
+TIDY_OK := $(patsubst %.c,build/tidy/%.ok,$(TIDY_SRC))
+
+build/tidy/core/%.ok: TIDY_MODE := -ffreestanding
+build/tidy/%.ok: %.c .clang-tidy $(wildcard core/*/*.h hosts/*/*.h cmd/*.h)
+	@mkdir -p $(@D)
+	@clang-tidy --quiet $< -- -std=c11 -I. $(or $(TIDY_MODE),-D_GNU_SOURCE) >$@.log 2>/dev/null || { cat $@.log; exit 1; }
+	@touch $@
+
+.PHONY: tidy
+tidy: $(TIDY_OK)
 
 # --- for people ---------------------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: run_unit.sh PROGRAM...
-# Runs cmocka programs one after another. Prints the output of those that fail, and a last line
+# usage: run_unit.sh [translator:]PROGRAM...
+# Runs cmocka programs one after another, with "translator:" on the software engine's translator. Prints the output of those that fail, and a last line
 # "unit: N passed, N failed" that counts single tests.
 passed=0
 failed=0
 for program in "$@"; do
-    out=$(timeout 600 "$program" 2>&1)
+    if [ "${program%%:*}" = translator ]; then
+        out=$(SOSIA_TEST_TRANSLATOR=1 timeout 600 "${program#*:}" 2>&1)
+    else
+        out=$(timeout 600 "$program" 2>&1)
+    fi
     status=$?
     p=$(printf '%s\n' "$out" | grep -c '^\[       OK \]')
     f=$(printf '%s\n' "$out" | grep '^\[  FAILED  \] [a-z]' | sort -u | wc -l)

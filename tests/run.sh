@@ -42,11 +42,15 @@ stage() {
     fi
 }
 
-stage_format() { stage format 60 scripts/format_check.sh; }
+stage_format() { stage format 180 scripts/format_check.sh; }
 stage_layers() { stage layers 300 make -s -j"$JOBS" all check; }
 stage_clang() { stage clang 600 make -s -j"$JOBS" CC=clang all unit-bin; }
 stage_unit() { stage unit 900 sh -c "make -s -j$JOBS unit-bin && make -s unit"; }
 stage_asan() { stage asan 1200 sh -c "make -s -j$JOBS MODE=asan unit-bin && make -s MODE=asan unit"; }
+# Programs with threads only: the others would find nothing that ASan does not.
+TSAN_UNITS="loop blk_file stream fault host_linux irqchip vcpu vm soft_mem"
+stage_tsan() { stage tsan 900 make -s -j"$JOBS" MODE=tsan unit UNITS="$TSAN_UNITS"; }
+stage_tidy() { stage tidy 600 make -s -j"$JOBS" tidy; }
 stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make -s MODE=asan fuzz-replay"; }
 stage_decoder() { stage decoder 300 make -s decode-zydis; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 && guests/memtest/build.sh"; }
@@ -57,7 +61,7 @@ stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$L
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers clang unit asan fuzz decoder guests cli guest gdb boot amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder guests cli guest gdb boot amd
 fi
 for s in "$@"; do
     "stage_$s"
