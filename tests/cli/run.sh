@@ -47,7 +47,7 @@ good 'usage: sosia' --help
 good 'usage: sosia run' run --help
 good '^sosia [0-9]' version
 good '^sosia [0-9]' --version
-good 'AVX2' cpu
+good "avx2" cpu
 
 refuse 'unknown verb' frobnicate
 refuse 'no kernel' run
@@ -59,16 +59,16 @@ refuse 'is a directory' run --kernel "$tmp"
 : >"$tmp/empty"
 refuse 'empty: is empty' run --kernel "$tmp/empty"
 head -c 5000 "$KERNEL" >"$tmp/short"
-refuse "kernel.*$tmp/short" run --kernel "$tmp/short"
+refuse "$tmp/short" run --kernel "$tmp/short"
 head -c 300000 /dev/urandom >"$tmp/noise"
-refuse "kernel.*$tmp/noise" run --kernel "$tmp/noise"
+refuse "$tmp/noise" run --kernel "$tmp/noise"
 head -c 3000000 "$KERNEL" >"$tmp/half"
-refuse "kernel.*$tmp/half" run --kernel "$tmp/half"
+refuse "$tmp/half" run --kernel "$tmp/half"
 # an ELF kernel for another machine: e_machine (offset 18) becomes AArch64
 if [ -f build/guests/linux-cloud-amd64/vmlinux ]; then
     head -c 65536 build/guests/linux-cloud-amd64/vmlinux >"$tmp/arm"
     printf '\267\000' | dd of="$tmp/arm" bs=1 seek=18 conv=notrunc 2>/dev/null
-    refuse "kernel.*$tmp/arm" run --kernel "$tmp/arm"
+    refuse "$tmp/arm" run --kernel "$tmp/arm"
 fi
 refuse 'initrd.*No such file' run --kernel "$KERNEL" --initrd "$tmp/nowhere"
 truncate -s 300M "$tmp/huge"
