@@ -3,7 +3,7 @@
  * What is left of the integer set: sign extension in rAX, single flags, decimal arithmetic, BOUND,
  * CMPXCHG8B and 16B, CPUID, RDTSC, RDPID, random numbers, fences, cache hints, NOP, UD.
  * Intel SDM volume 2. Decimal instructions do not exist on the 64-bit host: what the manual calls
- * undefined (OF, and CF AF of AAM and AAD) comes out clear.
+ * undefined (OF, and CF AF of AAM) comes out clear; AAD leaves the flags of its addition.
  */
 #include "core/cpu/cpuid.h"
 #include "engines/soft/block.h"
@@ -142,9 +142,11 @@ HANDLER(aam) {
     NEXT(c, u);
 }
 HANDLER(aad) {
-    u8 al = (u8)(get_u8(c, 0) + get_u8(c, 1) * (u8)u->imm);
-    set_u16(c, GPR_RAX, al);
-    c->aflags = result_flags(al);
+    u64 f, sum = get_u8(c, 0);
+    u8 tens = (u8)(get_u8(c, 1) * (u8)u->imm);
+    __asm__("addb %b2, %b0" SAVE_FLAGS "%q1" : "+q"(sum), "=&r"(f) : "q"(tens) : "cc");
+    set_u16(c, GPR_RAX, (u8)sum);
+    c->aflags = f;
     NEXT(c, u);
 }
 

@@ -111,7 +111,11 @@ HANDLER(leave_any) {
 /* imm: bytes to allocate, src: nesting level 0..31 */
 HANDLER(enter) {
     u64 sp = soft_push(c, soft_sp(c), u->opsize, soft_gpr_get(c, GPR_RBP, u->opsize));
-    u64 frame = sp, bp = c->s.gpr[GPR_RBP], v;
+    u64 mask = c->mode == 64                         ? UINT64_MAX
+               : c->s.seg[SEG_SS].attr & SEG_ATTR_DB ? UINT32_MAX
+                                                     : UINT16_MAX;
+    /* The frame pointer has the operand's size, also on a 16-bit stack. */
+    u64 frame = (c->s.gpr[GPR_RSP] & ~mask) | sp, bp = c->s.gpr[GPR_RBP], v;
     for (u32 i = 1; i < u->src; i++) {
         bp -= u->opsize;
         (void)soft_pop(c, bp, u->opsize, &v);
@@ -121,9 +125,6 @@ HANDLER(enter) {
         sp = soft_push(c, sp, u->opsize, frame);
     }
     sp -= u->imm;
-    u64 mask = c->mode == 64                         ? UINT64_MAX
-               : c->s.seg[SEG_SS].attr & SEG_ATTR_DB ? UINT32_MAX
-                                                     : UINT16_MAX;
     u64 at = soft_linear(c, SEG_SS, sp & mask, u->opsize, ACCESS_WRITE);
     soft_lin_probe(c, at, u->opsize, ACCESS_WRITE, (enum mmu_index)c->mmu);
     soft_gpr_set(c, GPR_RBP, u->opsize, frame);

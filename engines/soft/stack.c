@@ -46,7 +46,7 @@ static bool stack_inside(const struct stack *st, u64 offset, u32 size) {
     if (!(st->seg.attr & TYPE_CODE) && (st->seg.attr & TYPE_DOWN)) {
         return offset > st->seg.limit && last <= st->mask;
     }
-    return last <= st->seg.limit;
+    return last <= st->seg.limit || st->seg.limit == UINT32_MAX; /* 4 GiB: it wraps */
 }
 
 static u64 stack_linear(struct soft_vcpu *c, const struct stack *st, u64 offset, u32 size) {

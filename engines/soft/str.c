@@ -86,9 +86,8 @@ static u8 *side_ptr(struct soft_vcpu *c, const struct uop *u, const struct side 
     if (n == 0) {
         return NULL;
     }
-    u64 below = backward(c) ? (n - 1) * u->opsize : 0;
-    u8 *p = soft_lin_ptr(c, s->linear - below, (u32)(n * u->opsize), access, c->mmu);
-    return p ? p + below : NULL;
+    /* All n lie in its page. A fault is the first element's, also when the others lie below it. */
+    return soft_lin_ptr(c, s->linear, u->opsize, access, c->mmu);
 }
 
 /* --- the real processor's string instructions --------------------------------------------------
@@ -264,22 +263,22 @@ static u64 lods_chunk(struct soft_vcpu *c, const struct uop *u, u64 max, bool *s
     return n;
 }
 
+/* The operand at rDI is read first, as processors do. */
 static u64 cmps_chunk(struct soft_vcpu *c, const struct uop *u, u64 max, bool *stop) {
+    struct side d = side_begin(c, u, SEG_ES, GPR_RDI, ACCESS_READ);
     struct side s = side_begin(c, u, u->seg, GPR_RSI, ACCESS_READ);
     const u8 *a = NULL, *b = NULL;
     u64 va, vb, n = 1, flags;
     bool equal = u->src == STR_REPE;
     if (max > 1) {
-        struct side d = side_begin(c, u, SEG_ES, GPR_RDI, ACCESS_READ);
         n = MIN(max, MIN(s.run, d.run));
-        a = side_ptr(c, u, &s, n, ACCESS_READ);
-        b = a ? side_ptr(c, u, &d, n, ACCESS_READ) : NULL;
+        b = side_ptr(c, u, &d, n, ACCESS_READ);
+        a = b ? side_ptr(c, u, &s, n, ACCESS_READ) : NULL;
     }
-    if (!b) {
+    if (!a || !b) {
         n = 1;
+        vb = soft_lin_load(c, d.linear, u->opsize, c->mmu);
         va = soft_lin_load(c, s.linear, u->opsize, c->mmu);
-        u64 other = soft_linear(c, SEG_ES, str_reg(c, u, GPR_RDI), u->opsize, ACCESS_READ);
-        vb = soft_lin_load(c, other, u->opsize, c->mmu);
         a = (const u8 *)&va;
         b = (const u8 *)&vb;
     }

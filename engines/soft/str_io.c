@@ -114,6 +114,9 @@ static void outs(struct soft_vcpu *c, const struct uop *u) {
 bool str_bind_io(struct bind *b) {
     const struct insn *i = b->insn;
     u8 size = i->opcode & 1 ? (u8)MIN(i->opsize, 4) : 1;
+    if (i->id != INSN_IN && i->id != INSN_OUT && i->id != INSN_INS && i->id != INSN_OUTS) {
+        return false; /* the fields are another family's */
+    }
     str_bind_fields(b, size);
     switch (i->id) {
     case INSN_IN:
@@ -127,11 +130,9 @@ bool str_bind_io(struct bind *b) {
     case INSN_INS:
         b->uop->fn = ins;
         break;
-    case INSN_OUTS:
+    default:
         b->uop->fn = outs;
         break;
-    default:
-        return false;
     }
     b->last = true;
     return true;

@@ -35,10 +35,14 @@ static void op_mov_from_seg(struct soft_vcpu *c, const struct uop *u) {
     NEXT(c, u);
 }
 
+/* RSP moves by the operand size, but only the selector's two bytes are written, as processors do;
+ * with a 64-bit operand all eight. */
 static void op_push_seg(struct soft_vcpu *c, const struct uop *u) {
     struct stack st;
+    u32 size = u->opsize == 8 ? 8 : 2;
     stack_current(c, &st);
-    stack_push(c, &st, u->opsize, c->s.seg[u->src].sel);
+    stack_skip(&st, (u64)size - u->opsize);
+    stack_push(c, &st, size, c->s.seg[u->src].sel);
     stack_commit_sp(c, &st);
     NEXT(c, u);
 }
