@@ -9,6 +9,10 @@
 
 #include "cmd/cmd.h"
 
+/* Larger files are read as they are used: a sparse initrd of a terabyte is refused for its size
+ * before anybody reads it. */
+enum { POPULATE_MAX = 64 << 20 };
+
 static int map_open_file(int fd, const char *what, const char *path, struct blob *out,
                          struct err *err) {
     struct stat st;
@@ -22,7 +26,8 @@ static int map_open_file(int fd, const char *what, const char *path, struct blob
     if (!st.st_size) {
         return ERR_SET(err, ERR_INVAL, "%s %s: is empty", what, path);
     }
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    int flags = MAP_PRIVATE | (st.st_size <= POPULATE_MAX ? MAP_POPULATE : 0);
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, flags, fd, 0);
     if (p == MAP_FAILED) {
         return ERR_SET(err, ERR_IO, "%s %s: %s", what, path, strerror(errno));
     }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The sosia command: finds the verb and calls it. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd/cmd.h"
 
@@ -50,8 +52,22 @@ static const char *verb_of(const char *arg) {
     return !strcmp(arg, "--version") || !strcmp(arg, "-V") ? "version" : arg;
 }
 
+/* A descriptor that the caller closed would be given to the next file that is opened: the guest's
+ * console must not end up in a disk image. False: not even /dev/null can be opened. */
+static bool standard_streams_open(void) {
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    return fd >= 0 && close(fd) == 0;
+}
+
 int main(int argc, char **argv) {
+    if (!standard_streams_open()) {
+        return EXIT_FAILURE_OTHER;
+    }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of the write */
     if (argc < 2) {
         usage(stderr);
         return EXIT_BAD_INPUT;

@@ -107,6 +107,10 @@ int pvh_load(const struct boot_request *req, struct cpu_state *state, struct err
                        req->kernel.name, (unsigned long long)entry);
     }
     rc = elf_load(req, &elf, err);
+    if (!rc && (entry < elf.low || entry >= elf.high)) {
+        rc = ERR_SET(err, ERR_FORMAT, "%s: the PVH entry point 0x%llx is outside what was loaded",
+                     req->kernel.name, (unsigned long long)entry);
+    }
     rc = rc ? rc : add_modules(req, &info, ALIGN_UP(elf.high, PAGE_SIZE), err);
     rc = rc ? rc : boot_copy_cmdline(req, NULL, LAYOUT_CMDLINE_MAX, err);
     rc = rc ? rc : write_memmap(req, err);

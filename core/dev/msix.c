@@ -72,6 +72,9 @@ static u64 msix_read(void *device, u32 region UNUSED, u64 offset, u32 size) {
     const struct pci_device *pci = device;
     const struct pci_msix *m = &pci->msix;
     u32 value = 0;
+    if (offset & 3) {
+        return 0; /* aligned doublewords only; others would reach across entries */
+    }
     if (offset < m->count * (u64)ENTRY_SIZE) {
         memcpy(&value, (const u8 *)m->entry + offset, size);
     } else if (offset - PCI_MSIX_PBA < sizeof(m->pending)) {
@@ -84,7 +87,7 @@ static void msix_write(void *device, u32 region UNUSED, u64 offset, u32 size, u6
     struct pci_device *pci = device;
     struct pci_msix *m = &pci->msix;
     u32 word = (u32)value;
-    if (offset >= m->count * (u64)ENTRY_SIZE) {
+    if ((offset & 3) || offset >= m->count * (u64)ENTRY_SIZE) {
         return;
     }
     if (offset % ENTRY_SIZE == offsetof(struct pci_msix_entry, control)) {

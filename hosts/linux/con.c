@@ -182,7 +182,7 @@ int con_file_open(struct linux_host *lh, const char *path, struct char_backend *
     }
     c->own_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (c->own_fd < 0) {
-        int rc = ERR_SET(err, ERR_IO, "console %s: %s", path, strerror(errno));
+        int rc = ERR_SET(err, ERR_INVAL, "console %s: %s", path, strerror(errno));
         free(c);
         return rc;
     }

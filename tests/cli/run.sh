@@ -73,6 +73,8 @@ fi
 refuse 'initrd.*No such file' run --kernel "$KERNEL" --initrd "$tmp/nowhere"
 truncate -s 300M "$tmp/huge"
 refuse "initrd" run --kernel "$KERNEL" --initrd "$tmp/huge" --memory 256M
+truncate -s 1T "$tmp/huge" && refuse "initrd" run --kernel "$KERNEL" --initrd "$tmp/huge" --memory 256M
+rm -f "$tmp/huge"
 refuse 'memory' run --kernel "$KERNEL" --memory 0
 refuse 'memory' run --kernel "$KERNEL" --memory 12X
 refuse 'memory' run --kernel "$KERNEL" --memory 900G
@@ -83,6 +85,7 @@ refuse 'cpus' run --kernel "$KERNEL" --cpus two
 refuse 'engine' run --kernel "$KERNEL" --engine warp
 refuse 'trace' run --kernel "$KERNEL" --trace everything-else
 refuse 'console' run --kernel "$KERNEL" --console printer
+refuse 'console.*No such file' run --kernel "$KERNEL" --console "file=$tmp/nowhere/x"
 refuse 'net' run --kernel "$KERNEL" --net carrier-pigeon
 refuse 'gdb' run --kernel "$KERNEL" --gdb 1234
 refuse 'is a directory' run --kernel "$KERNEL" --disk "$tmp"
@@ -123,6 +126,13 @@ cat >"$tmp/good.json" <<JSON
 JSON
 out=$(timeout 120 "$SOSIA" run --engine soft --config "$tmp/good.json" </dev/null 2>&1)
 if [ $? -eq 0 ] && echo "$out" | grep -q 'cpus 2'; then ok; else bad "good config: $(echo "$out" | tail -5)"; fi
+
+# Closed standard streams: nothing that is opened later takes their place, least of all the disk.
+truncate -s 1M "$tmp/disk"
+timeout 120 "$SOSIA" run --engine soft --kernel "$KERNEL" --initrd "$INITRD" --disk "$tmp/disk" \
+    --cmdline "console=ttyS0 sosia.run=true" <&- >&- 2>&-
+status=$?
+if [ $status -eq 0 ] && cmp -s -n 1048576 "$tmp/disk" /dev/zero; then ok; else bad "closed streams -> $status"; fi
 
 echo "cli: $passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -157,6 +157,11 @@ static void test_bad(void **state) {
     make64(&f.req.kernel);
     put32(file, 64, 0);
     expect_error(&f, "nothing to load");
+    make64(&f.req.kernel);
+    put64(file, 0x810, 0x110000); /* behind the only segment */
+    expect_error(&f, "entry point");
+    put64(file, 0x810, 0xfffff000);
+    expect_error(&f, "entry point");
     boot_fixture_done(&f);
 }
 

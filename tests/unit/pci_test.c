@@ -278,6 +278,10 @@ static void msix(void **state) {
     assert_int_equal(vt_read(&vt, table + 48, 4), 0);
     vt_write(&vt, table + 1, 2, 7); /* odd sizes are dropped */
     assert_int_equal(vt_read(&vt, table, 4), 0xfee01000);
+    vt_write(&vt, table + 46, 4, UINT32_MAX); /* across the end of the table */
+    assert_int_equal(vt_read(&vt, table + 44, 4), 1);
+    assert_int_equal(vt_read(&vt, table + 46, 4), 0);
+    assert_int_equal(vt_read(&vt, table + 2048 + 14, 4), 0);
     vt_fini(&vt);
 }
 
