@@ -28,6 +28,9 @@ struct host_thread *linux_thread_start(struct host *host, const char *name, void
                                        void *ctx);
 void linux_thread_join(struct host *host, struct host_thread *thread);
 void linux_thread_kick(struct host *host, struct host_thread *thread);
+/* For the host's own threads: this one takes kicks; a blocking system call of that one returns. */
+void linux_kick_accept(void);
+void linux_kick(pthread_t thread);
 void linux_yield(struct host *host);
 void linux_wait(struct host *host, u32 *word, u32 expected, u64 deadline_ns);
 void linux_wake(struct host *host, u32 *word, u32 count);

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLOSE_WAIT_MS = 500 };
+enum { CLOSE_WAIT_MS = 500, KICK_AGAIN_MS = 5 };
 
 static struct stream *stream_of(struct char_backend *be) {
     return CONTAINER_OF(be, struct stream, be);
@@ -51,15 +51,12 @@ static ssize_t write_some(struct stream *s, const u8 *from, size_t len) {
     return n;
 }
 
-/* write_some without the lock, and only there may writer_stop cancel the thread. */
+/* write_some without the lock. A write that hangs is interrupted by writer_stop's kicks. */
 static void writer_step(struct stream *s) {
-    int before;
     size_t len = MIN(s->used, (size_t)STREAM_RING - s->head);
     const u8 *from = s->ring + s->head;
     pthread_mutex_unlock(&s->lock);
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
     ssize_t n = write_some(s, from, len);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
     pthread_mutex_lock(&s->lock);
     if (n < 0) {
         s->broken = true;
@@ -75,8 +72,7 @@ static void writer_step(struct stream *s) {
 
 static void *writer_main(void *arg) {
     struct stream *s = arg;
-    int before;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    linux_kick_accept();
     pthread_setname_np(pthread_self(), "console");
     pthread_mutex_lock(&s->lock);
     while (!s->stop || (s->used && !s->broken)) {
@@ -87,6 +83,7 @@ static void *writer_main(void *arg) {
         s->used = 0;
         pthread_cond_wait(&s->changed, &s->lock);
     }
+    s->writer_done = true;
     pthread_cond_broadcast(&s->changed); /* writer_stop waits for the end */
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -191,27 +188,30 @@ static void stream_rx_ready(struct char_backend *be) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-/* Gives the reader of our output a moment to take what is left, but not for ever. */
-static void writer_stop(struct stream *s) {
+/* Waits up to ms for a word from the writer; lock held. False: none came. */
+static bool writer_wait(struct stream *s, u32 ms) {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += CLOSE_WAIT_MS * 1000000l;
+    until.tv_nsec += ms * 1000000l;
     until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
     until.tv_nsec %= (long)NSEC_PER_SEC;
+    return pthread_cond_timedwait(&s->changed, &s->lock, &until) != ETIMEDOUT;
+}
+
+/* Gives the reader of our output a moment to take what is left, but not for ever: then the writer
+ * is kicked out of its system call, again and again, since a kick may come just before it. */
+static void writer_stop(struct stream *s) {
     pthread_mutex_lock(&s->lock);
     s->stop = true;
     pthread_cond_broadcast(&s->changed);
-    while (s->used && !s->broken) {
-        if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT) {
-            break;
-        }
+    while (!s->writer_done && writer_wait(s, CLOSE_WAIT_MS)) {
     }
-    bool stuck = s->used && !s->broken;
     s->broken = true;
-    pthread_mutex_unlock(&s->lock);
-    if (stuck) {
-        pthread_cancel(s->writer);
+    while (!s->writer_done) {
+        linux_kick(s->writer);
+        writer_wait(s, KICK_AGAIN_MS);
     }
+    pthread_mutex_unlock(&s->lock);
     pthread_join(s->writer, NULL);
 }
 

@@ -21,7 +21,7 @@ struct stream {
     void (*closed)(struct stream *s); /* last call, before the memory is freed */
 
     pthread_t writer;
-    bool writer_running, stop, broken, starved; /* starved: a write found no room */
+    bool writer_running, writer_done, stop, broken, starved; /* starved: a write found no room */
     /* Output that nobody takes for so long is thrown away, as on a line without a terminal; 0: kept
      * for ever. */
     int drop_after_ms;

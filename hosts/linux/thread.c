@@ -44,6 +44,15 @@ static void kick_unblock(void) {
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+void linux_kick_accept(void) {
+    kick_handler_install();
+    kick_unblock();
+}
+
+void linux_kick(pthread_t thread) {
+    pthread_kill(thread, KICK_SIGNAL);
+}
+
 static void *thread_main(void *arg) {
     struct host_thread *t = arg;
     void *stack = linux_fault_stack_enter();
