@@ -233,6 +233,21 @@ static u32 put_one(struct soft_tr *t, u32 at) {
     case CLASS_LEAVE:
         tr_leave(t, i);
         return 1;
+    case CLASS_PUSH_MEM:
+        tr_push_mem(t, i);
+        return 1;
+    case CLASS_PUSHF:
+        tr_pushf(t, i);
+        return 1;
+    case CLASS_CLI:
+        tr_cli(t, i);
+        return 1;
+    case CLASS_STI:
+        tr_sti(t, i);
+        return 1;
+    case CLASS_SWAPGS:
+        tr_swapgs(t, i);
+        return 1;
     case CLASS_STEP:
     case CLASS_STEP_END:
         tr_step(t, i, i->class == CLASS_STEP_END);

@@ -9,8 +9,9 @@
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
- * too, but R9, R10 and R11, which live in c->s.gpr and are loaded where an instruction names them;
- * host R11 holds the address of a memory operand, R9 and R10 are free. GS is the vCPU.
+ * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
+ * host R15 holds the address of a memory operand, R13 and R14 are free. Compilers use those
+ * last, so hot loops seldom name them. GS is the vCPU.
  *
  * Guest flags are in RFLAGS, or in c->tr_flags, or nowhere when liveness says that nobody will look
  * before they are written: known for each place in a trace. Where generated code is left they are
@@ -54,7 +55,7 @@ struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear);
 enum { TR_TRACE_MAX = 48, TR_NONE = 0xffffffff };
 
 /* Host registers that hold no guest register. */
-enum { H_TEMP2 = 9, H_TEMP = 10, H_ADDR = 11 };
+enum { H_TEMP2 = GPR_R13, H_TEMP = GPR_R14, H_ADDR = GPR_R15 };
 
 enum tr_stub { STUB_EXIT, STUB_MISS, STUB_STEP, STUB_VLOAD, STUB_COUNT };
 
@@ -110,6 +111,11 @@ enum tr_class {
     CLASS_PUSH,
     CLASS_POP,
     CLASS_LEAVE,
+    CLASS_PUSH_MEM,
+    CLASS_PUSHF,
+    CLASS_CLI,
+    CLASS_STI,
+    CLASS_SWAPGS,
     CLASS_CALL,
     CLASS_CALL_IND,
     CLASS_RET,
@@ -191,7 +197,7 @@ static inline size_t tr_gpr(u32 n) {
 }
 /* Guest registers without a host register. */
 static inline bool tr_in_memory(u32 n) {
-    return n >= 9 && n <= 11;
+    return n >= H_TEMP2 && n <= H_ADDR;
 }
 
 /* --- the parts ----------------------------------------------------------------------------------
@@ -205,11 +211,17 @@ static inline bool tr_flags_gone(const struct insn *i) {
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
 
 void tr_copy(struct soft_tr *t, const struct tr_insn *i);
+void tr_push_mem(struct soft_tr *t, const struct tr_insn *i);
+void tr_pushf(struct soft_tr *t, const struct tr_insn *i);
+void tr_cli(struct soft_tr *t, const struct tr_insn *i);
+void tr_sti(struct soft_tr *t, const struct tr_insn *i);
+void tr_swapgs(struct soft_tr *t, const struct tr_insn *i);
 void tr_lea(struct soft_tr *t, const struct tr_insn *i);
 void tr_moffs(struct soft_tr *t, const struct tr_insn *i);
 void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into its own number */
 
 void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip); /* linear -> H_ADDR */
+void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to);
 /* H_ADDR: linear -> host; back: where the address is computed again after a miss. */
 void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write);
 void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write);

@@ -9,7 +9,7 @@
  */
 
 void tr_flags_save(struct soft_tr *t) {
-    tr_rr(t, true, 0x89, GPR_RAX, H_TEMP2); /* mov r9, rax */
+    tr_rr(t, true, 0x89, GPR_RAX, H_TEMP2); /* mov r13, rax */
     tr_u8(t, 0x9f);                         /* lahf */
     tr_rr(t, false, 0x0f90, 0, GPR_RAX);    /* seto al */
     tr_gs(t, false, 0x89, GPR_RAX, C_OFF(tr_flags));
@@ -59,11 +59,11 @@ static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
     tr_jmp_gs(t, C_OFF(tr_stub) + stub * sizeof(void *));
 }
 
-/* lea r10, [back]; mov gs:[tr_resume], r10 */
+/* lea r14, [back]; mov gs:[tr_resume], r14 */
 static void put_resume(struct soft_tr *t, u32 back) {
     tr_u8(t, 0x4c);
     tr_u8(t, 0x8d);
-    tr_u8(t, 0x15);
+    tr_u8(t, 0x05 | (H_TEMP & 7) << 3);
     tr_u32(t, back - (t->used + 4));
     tr_gs_store(t, H_TEMP, C_OFF(tr_resume));
 }
@@ -79,7 +79,7 @@ static void cmp_request(struct soft_tr *t) {
 /* Flags are live in RFLAGS: nothing here changes them before they are saved. Returns the jump to
  * the body. */
 static u32 entry_r(struct soft_tr *t, u32 self) {
-    tr_rr(t, true, 0x89, GPR_RCX, H_ADDR);          /* mov r11, rcx */
+    tr_rr(t, true, 0x89, GPR_RCX, H_ADDR);          /* mov r15, rcx */
     tr_gs(t, false, 0x8b, GPR_RCX, C_OFF(request)); /* mov ecx, [request] */
     tr_u8(t, 0xe3);                                 /* jrcxz */
     u32 at = t->used;
@@ -142,7 +142,7 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     u32 exit = tr_exit_new(t, TR_INDIRECT, i->rip);
     t->exits[exit].size = (u16)moved;
     tr_flags_clobber(t, FLAG_ARITH);
-    tr_rr(t, true, 0x89, H_ADDR, H_TEMP); /* r10 = (rip ^ rip >> 12) & 4095 */
+    tr_rr(t, true, 0x89, H_ADDR, H_TEMP); /* r14 = (rip ^ rip >> 12) & 4095 */
     tr_rr(t, true, 0xc1, 5, H_TEMP);
     tr_u8(t, 12);
     tr_rr(t, false, 0x31, H_ADDR, H_TEMP);
@@ -150,10 +150,10 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     tr_u32(t, 4095);
     tr_rr(t, false, 0xc1, 4, H_TEMP); /* entries of 16 bytes */
     tr_u8(t, 4);
-    tr_u8(t, 0x65); /* cmp r11, gs:[r10 + rip of the entry] */
+    tr_u8(t, 0x65); /* cmp r15, gs:[r14 + rip of the entry] */
     tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)C_OFF(tr_jump[0].rip));
     u32 from = tr_jcc(t, 5);
-    tr_u8(t, 0x65); /* jmp gs:[r10 + its code] */
+    tr_u8(t, 0x65); /* jmp gs:[r14 + its code] */
     tr_rm(t, false, 0xff, 4, H_TEMP, (s32)C_OFF(tr_jump[0].host));
     tr_late_new(t, LATE_INDIRECT, exit, from, 0);
 }
@@ -172,6 +172,37 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
     put_exit(t, exit, STUB_STEP);
     tr_fix(t, fix, t->used);
     t->saved = true;
+}
+
+/* --- hot privileged instructions ---------------------------------------------------------------
+ */
+
+void tr_cli(struct soft_tr *t, const struct tr_insn *i) {
+    tr_flags_clobber(t, i->live_in);
+    tr_gs(t, false, 0x81, 4, C_OFF(s.rflags));
+    tr_u32(t, ~(u32)FLAG_IF);
+}
+
+/* When nobody waits for interrupts to be allowed, nothing happens: one that comes later is seen at
+ * the next poll, which is behind the next instruction at least. Else the interpreter does it. */
+void tr_sti(struct soft_tr *t, const struct tr_insn *i) {
+    tr_flags_clobber(t, FLAG_ARITH);
+    tr_gs(t, false, 0x80, 7, C_OFF(window_wanted));
+    tr_u8(t, 0);
+    u32 quiet = tr_jcc(t, 4);
+    tr_step(t, i, true);
+    tr_fix(t, quiet, t->used);
+    tr_gs(t, false, 0x81, 1, C_OFF(s.rflags));
+    tr_u32(t, (u32)FLAG_IF);
+}
+
+void tr_swapgs(struct soft_tr *t, const struct tr_insn *i) {
+    size_t base = C_OFF(s.seg[SEG_GS].base), other = C_OFF(s.msr.kernel_gs_base);
+    (void)i;
+    tr_gs_load(t, H_TEMP, base);
+    tr_gs_load(t, H_TEMP2, other);
+    tr_gs_store(t, H_TEMP, other);
+    tr_gs_store(t, H_TEMP2, base);
 }
 
 /* --- late pieces -------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
     return false;
 }
 
-/* Where the guest's R11 goes while H_ADDR is in use: whichever of the others is free. */
+/* Where the guest's R15 goes while H_ADDR is in use: whichever of the others is free. */
 static u32 substitute(const struct tr_insn *ti) {
     return gpr_named(ti, H_TEMP, false) ? (u32)H_TEMP2 : (u32)H_TEMP;
 }
@@ -341,31 +341,31 @@ static void vector_need(struct soft_tr *t, const struct tr_insn *ti) {
 void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
     const struct insn_operand *mem = mem_operand(&ti->insn);
     struct fields f;
-    u32 r11 = H_ADDR;
+    u32 moved = H_ADDR;
     fields_of(ti, &f);
     if (ti->vector) {
         vector_need(t, ti);
     }
     if (mem) {
         tr_operand(t, ti, mem->size, mem->flags & (OPERAND_WRITE | OPERAND_COND));
-        r11 = substitute(ti);
-        f.reg = f.reg_gpr && f.reg == H_ADDR ? r11 : f.reg;
-        f.v = f.v_gpr && f.v == H_ADDR ? r11 : f.v;
+        moved = substitute(ti);
+        f.reg = f.reg_gpr && f.reg == H_ADDR ? moved : f.reg;
+        f.v = f.v_gpr && f.v == H_ADDR ? moved : f.v;
         f.rm = H_ADDR;
     }
     if (flags_needed(ti)) {
         tr_flags_need(t);
     }
-    for (u32 g = 9; g <= 11; g++) {
+    for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
         if (gpr_named(ti, g, false)) {
-            tr_gs_load(t, g == 11 ? r11 : g, tr_gpr(g));
+            tr_gs_load(t, g == H_ADDR ? moved : g, tr_gpr(g));
         }
     }
     put_point(t, ti);
     put_insn(t, ti, &f);
-    for (u32 g = 9; g <= 11; g++) {
+    for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
         if (gpr_named(ti, g, true)) {
-            tr_gs_store(t, g == 11 ? r11 : g, tr_gpr(g));
+            tr_gs_store(t, g == H_ADDR ? moved : g, tr_gpr(g));
         }
     }
     if (ti->insn.flags_write) {
@@ -378,17 +378,14 @@ void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
 
 void tr_lea(struct soft_tr *t, const struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
-    struct insn plain = *i;
     u32 reg = i->op[0].reg;
-    plain.mem.seg = SEG_DS; /* no base: LEA computes an offset */
-    tr_address(t, &plain, ti->rip);
+    u32 to = tr_in_memory(reg) ? (u32)H_ADDR : reg;
+    tr_offset(t, i, ti->rip, to);
+    if (i->opsize == 4 && i->addrsize == 8) {
+        tr_rr(t, false, 0x89, to, to);
+    }
     if (tr_in_memory(reg)) {
-        if (i->opsize == 4) {
-            tr_rr(t, false, 0x89, H_ADDR, H_ADDR);
-        }
-        tr_gs_store(t, H_ADDR, tr_gpr(reg));
-    } else {
-        tr_rr(t, i->opsize == 8, 0x89, H_ADDR, reg);
+        tr_gs_store(t, to, tr_gpr(reg));
     }
 }
 

@@ -17,17 +17,17 @@ static u32 scale_bits(u32 scale) {
 }
 
 /* lea H_ADDR, [base + index * scale + disp]; base or index may be missing */
-static void lea_address(struct soft_tr *t, const struct insn *insn) {
+static void lea_address(struct soft_tr *t, const struct insn *insn, u32 to) {
     const struct insn_mem *m = &insn->mem;
     bool has_base = m->base != MEM_NONE, has_index = m->index != MEM_NONE;
     s32 disp = (s32)m->disp;
     u32 base = has_base ? m->base : 5u, index = has_index ? m->index : 4u;
     bool byte = has_base && disp == (s8)disp;
-    u32 rex = 0x44 | (insn->addrsize == 8 ? 8u : 0) | (has_index ? (index & 8) >> 2 : 0) |
-              (has_base ? (base & 8) >> 3 : 0);
+    u32 rex = 0x40 | (to & 8) >> 1 | (insn->addrsize == 8 ? 8u : 0) |
+              (has_index ? (index & 8) >> 2 : 0) | (has_base ? (base & 8) >> 3 : 0);
     tr_u8(t, rex);
     tr_u8(t, 0x8d);
-    tr_u8(t, (!has_base ? 0u : byte ? 0x40u : 0x80u) | (H_ADDR & 7) << 3 | 4);
+    tr_u8(t, (!has_base ? 0u : byte ? 0x40u : 0x80u) | (to & 7) << 3 | 4);
     tr_u8(t, scale_bits(has_index ? m->scale : 1) << 6 | (index & 7) << 3 | (base & 7));
     if (byte) {
         tr_u8(t, (u32)disp);
@@ -36,13 +36,14 @@ static void lea_address(struct soft_tr *t, const struct insn *insn) {
     }
 }
 
-void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
+/* The offset in the segment to a register. */
+void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to) {
     const struct insn_mem *m = &insn->mem;
     u64 mask = insn->addrsize == 8 ? UINT64_MAX : UINT32_MAX;
     if (m->base == MEM_RIP) {
-        tr_imm(t, H_ADDR, (rip + insn->len + (u64)m->disp) & mask);
+        tr_imm(t, to, (rip + insn->len + (u64)m->disp) & mask);
     } else if (m->base == MEM_NONE && m->index == MEM_NONE) {
-        tr_imm(t, H_ADDR, (u64)m->disp & mask);
+        tr_imm(t, to, (u64)m->disp & mask);
     } else {
         if (m->base != MEM_NONE) {
             tr_load_gpr(t, m->base);
@@ -50,8 +51,13 @@ void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
         if (m->index != MEM_NONE && m->index != m->base) {
             tr_load_gpr(t, m->index);
         }
-        lea_address(t, insn);
+        lea_address(t, insn, to);
     }
+}
+
+void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
+    const struct insn_mem *m = &insn->mem;
+    tr_offset(t, insn, rip, H_ADDR);
     if (m->seg == SEG_FS || m->seg == SEG_GS) {
         tr_gs(t, true, 0x03, H_ADDR,
               C_OFF(s.seg) + m->seg * sizeof(struct segment) + offsetof(struct segment, base));
@@ -63,10 +69,10 @@ void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bo
     t->exits[exit].size = (u16)size;
     t->exits[exit].access = write ? ACCESS_WRITE : ACCESS_READ;
     t->exits[exit].len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
-    tr_rr(t, false, 0x89, H_ADDR, H_TEMP); /* mov r10d, r11d */
-    tr_rr(t, false, 0xc1, 5, H_TEMP);      /* shr r10d, 7 */
+    tr_rr(t, false, 0x89, H_ADDR, H_TEMP); /* mov r14d, r15d */
+    tr_rr(t, false, 0xc1, 5, H_TEMP);      /* shr r14d, 7 */
     tr_u8(t, PAGE_SHIFT - 5);
-    tr_rr(t, false, 0x81, 4, H_TEMP); /* and r10d, index * 32 */
+    tr_rr(t, false, 0x81, 4, H_TEMP); /* and r14d, index * 32 */
     tr_u32(t, (TLB_SIZE - 1) << 5);
     tr_gs(t, true, 0x03, H_TEMP, C_OFF(dtlb));
     if (size == 1) {
@@ -74,7 +80,7 @@ void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bo
     } else {
         tr_rm(t, true, 0x8d, H_TEMP2, H_ADDR, (s32)size - 1);
     }
-    tr_rr(t, true, 0x81, 4, H_TEMP2); /* and r9, -4096 */
+    tr_rr(t, true, 0x81, 4, H_TEMP2); /* and r13, -4096 */
     tr_u32(t, ~(u32)PAGE_MASK);
     tr_rm(t, true, 0x3b, H_TEMP2, H_TEMP,
           write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
@@ -149,6 +155,33 @@ u32 tr_push_pop(struct soft_tr *t, u32 at) {
     }
     move_rsp(t, push ? -8 * (s32)n : 8 * (s32)n);
     return n;
+}
+
+void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
+    tr_operand(t, i, 8, false);
+    tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
+    tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
+    stack_operand(t, i, -8, 8, true);
+    tr_gs_load(t, H_TEMP, C_OFF(tr_temp));
+    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
+    move_rsp(t, -8);
+}
+
+/* RFLAGS in memory, arithmetic flags from where they were saved. */
+void tr_pushf(struct soft_tr *t, const struct tr_insn *i) {
+    tr_flags_clobber(t, FLAG_ARITH);
+    stack_operand(t, i, -8, 8, true);
+    tr_gs_load(t, H_TEMP, C_OFF(s.rflags));
+    tr_rr(t, true, 0x81, 4, H_TEMP); /* and */
+    tr_u32(t, ~(u32)(FLAG_ARITH | FLAG_RF | FLAG_VM));
+    tr_gs(t, false, 0x0fb6, H_TEMP2, C_OFF(tr_flags) + 1); /* movzx: as LAHF, with bit 1 */
+    tr_rr(t, true, 0x09, H_TEMP2, H_TEMP);
+    tr_gs(t, false, 0x0fb6, H_TEMP2, C_OFF(tr_flags));
+    tr_rr(t, false, 0xc1, 4, H_TEMP2); /* shl: OF */
+    tr_u8(t, 11);
+    tr_rr(t, true, 0x09, H_TEMP2, H_TEMP);
+    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
+    move_rsp(t, -8);
 }
 
 /* The return address to the stack. */

@@ -52,9 +52,28 @@ static enum tr_class class_stack(const struct insn *i) {
         return CLASS_LEAVE;
     }
     if (i->id == INSN_PUSH) {
-        return plain_gpr(op) || op->kind == OPERAND_IMM ? CLASS_PUSH : CLASS_STEP;
+        bool mem = op->kind == OPERAND_MEM && i->addrsize >= 4;
+        return plain_gpr(op) || op->kind == OPERAND_IMM ? CLASS_PUSH
+               : mem                                    ? CLASS_PUSH_MEM
+                                                        : CLASS_STEP;
     }
     return plain_gpr(op) && op->reg != GPR_RSP ? CLASS_POP : CLASS_STEP;
+}
+
+/* Privileged ones, which at CPL 0 have no conditions. */
+static enum tr_class class_system(const struct soft_tr *t, const struct insn *i) {
+    bool kernel = t->c->cpl == 0 && !(i->prefixes & PREFIX_LOCK);
+    switch (i->id) {
+    case INSN_CLI:
+        return kernel ? CLASS_CLI : CLASS_STEP_END;
+    case INSN_STI:
+        return kernel ? CLASS_STI : CLASS_STEP_END;
+    case INSN_CLAC: /* they change which table is looked into, and leave when more changes */
+    case INSN_STAC:
+        return CLASS_STEP;
+    default:
+        return CLASS_STEP_END;
+    }
 }
 
 static bool is_control_move(const struct insn *i) {
@@ -73,6 +92,8 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
     case INSN_NOP:
     case INSN_ENDBR32:
     case INSN_ENDBR64:
+    case INSN_PREFETCH:
+    case INSN_PREFETCHW:
     case INSN_PREFETCHNTA:
     case INSN_PREFETCHT0:
     case INSN_PREFETCHT1:
@@ -81,8 +102,9 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
     case INSN_LEA:
         return i->opsize >= 4 && i->addrsize >= 4 ? CLASS_LEA : CLASS_STEP;
     case INSN_MOV:
-        if (is_control_move(i)) {
-            return CLASS_STEP_END;
+        if (is_control_move(i)) { /* reading one changes nothing else */
+            return i->op[0].kind == OPERAND_REG && i->op[0].reg_class != REG_GPR ? CLASS_STEP_END
+                                                                                 : CLASS_STEP;
         }
         if (i->mem.disp_size == 8) {
             return CLASS_MOFFS;
@@ -92,6 +114,10 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
     case INSN_POP:
     case INSN_LEAVE:
         return class_stack(i);
+    case INSN_PUSHF:
+        return i->opsize == 8 ? CLASS_PUSHF : CLASS_STEP;
+    case INSN_SWAPGS:
+        return t->c->cpl == 0 ? CLASS_SWAPGS : CLASS_STEP;
     default:
         break;
     }
@@ -103,7 +129,7 @@ static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
     if (i->flags & INSN_BRANCH) {
         return class_jump(i, target_of(ti));
     }
-    return i->flags & INSN_ENDS_BLOCK ? CLASS_STEP_END : class_other(t, ti);
+    return i->flags & INSN_ENDS_BLOCK ? class_system(t, i) : class_other(t, ti);
 }
 
 /* --- the walk ----------------------------------------------------------------------------------
@@ -181,6 +207,8 @@ static void liveness(struct soft_tr *t) {
         case CLASS_JMP_IND:
         case CLASS_RET:
         case CLASS_JCC:
+        case CLASS_STI:
+        case CLASS_PUSHF:
             live = FLAG_ARITH;
             break;
         default:
@@ -215,6 +243,13 @@ __attribute__((no_sanitize_thread)) static bool same_code(const struct tr_insn *
     return true;
 }
 
+/* The instruction behind STI must follow without a poll in between. */
+static void end_with_sti(struct soft_tr *t) {
+    if (t->trace_len && t->trace[t->trace_len - 1].class == CLASS_STI) {
+        t->trace[t->trace_len - 1].class = CLASS_STEP_END;
+    }
+}
+
 bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
     const u8 *page = (const u8 *)(uintptr_t)t->host_page;
     struct smc_page *smc = smc_page_of(t->c->vm, t->gpa);
@@ -223,6 +258,7 @@ bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
     }
     copy_page(t->page, page);
     walk(t);
+    end_with_sti(t);
     for (u32 n = 0; n < t->trace_len; n++) {
         const struct tr_insn *i = &t->trace[n];
         if (!smc_mark(smc, (u32)(i->rip & PAGE_MASK), i->insn.len) ||

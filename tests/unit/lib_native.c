@@ -119,12 +119,22 @@ u64 native_rip(void) {
     return NATIVE_CODE + (u64)(native_slot - native_begin);
 }
 
+/* The native side's handlers in place of whatever is there, and back. */
+static void signals_swap(bool in) {
+    static struct sigaction other[ARRAY_LEN(fault_signals)];
+    const struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    for (size_t i = 0; i < ARRAY_LEN(fault_signals); i++) {
+        sigaction(fault_signals[i], in ? &sa : &other[i], in ? &other[i] : NULL);
+    }
+}
+
 void native_run(struct native_state *n, const u8 *code, u32 len) {
     u8 *slot = (u8 *)native_rip();
     memset(slot, 0x90, 15);
     memcpy(slot, code, len);
     n->fault = 0;
     memset(n->out, 0, sizeof(n->out));
+    signals_swap(true);
     n->armed = 1;
     __asm__ volatile("call *%0"
                      :
@@ -133,6 +143,7 @@ void native_run(struct native_state *n, const u8 *code, u32 len) {
                        "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
                        "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
     n->armed = 0;
+    signals_swap(false);
 }
 
 u64 native_random(u64 *seed) { /* xorshift64* */

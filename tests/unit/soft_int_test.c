@@ -437,7 +437,6 @@ int main(int argc, char **argv) {
         fprintf(stderr, "cannot map the places of the native side\n");
         return 77;
     }
-    sm_destroy(sm_create()); /* the engine's fault handlers, which pass on to the native side's */
     native_signals_keep();
     int r = cmocka_run_group_tests(tests, NULL, NULL);
     native_teardown();
