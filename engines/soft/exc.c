@@ -394,6 +394,7 @@ void soft_handle_fault(struct soft_vcpu *c) {
     u64 rip = soft_rip(c);
     c->event_ext = false; /* INT n clears it; a fault in a handler never had it */
     c->dr6_pending = 0;   /* traps of an instruction that did not complete */
+    c->stats.exceptions++;
     soft_deliver(c, c->fault_vector, EVENT_FAULT, c->fault_has_error, c->fault_error, rip);
     debug_step_fault(c);
 }
