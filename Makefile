@@ -203,8 +203,10 @@ tidy: $(TIDY_OK)
 
 GUEST := build/guests/linux-cloud-amd64
 
-.PHONY: setup-build setup-run setup-test setup-bench
-setup-%:
+# a static pattern: make does not look for implicit rules of phony targets
+SETUPS := setup-build setup-run setup-test setup-bench
+.PHONY: $(SETUPS)
+$(SETUPS): setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: run

@@ -38,7 +38,7 @@ stage() {
     grep -a '^SKIPPED' "$LOGS/$name.log" | sed 's/^/    /'
     if [ "${f:-0}" -ne 0 ]; then
         [ $status -ne 124 ] || echo "    time limit of $limit s"
-        tail -60 "$LOGS/$name.log" | sed 's/^/    /'
+        tail -60 "$LOGS/$name.log" | cut -c1-300 | sed 's/^/    /'
     fi
 }
 
