@@ -457,6 +457,28 @@ static void test_stdin_null(void **state) {
     child_end(pid);
 }
 
+/* Standard output is a full pipe: the writer blocks in the kernel, and closing gets it out. */
+static void test_stdout_blocked(void **state) {
+    (void)state;
+    pid_t pid = fork();
+    if (!pid) {
+        static u8 data[STREAM_RING];
+        int out[2];
+        alarm(20);
+        CHECK(!pipe(out));
+        struct char_backend *be = stdio_open(open("/dev/null", O_RDONLY), out[1]);
+        for (int i = 0; i < 4; i++) {
+            be->ops->write(be, data, sizeof(data));
+            sleep_ms(20);
+        }
+        u64 begin = now_ms();
+        stdio_close(be);
+        CHECK(now_ms() - begin < 5000);
+        _exit(0);
+    }
+    child_end(pid);
+}
+
 static void pty_pair(int *master, int *slave) {
     *master = posix_openpt(O_RDWR | O_NOCTTY);
     CHECK(*master >= 0 && !grantpt(*master) && !unlockpt(*master));
@@ -507,9 +529,19 @@ static void test_escape_keys(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_pty),          T(test_pty_much),    T(test_pty_unread), T(test_pty_late),
-        T(test_flow_control), T(test_close_early), T(test_no_leak),    T(test_file),
-        T(test_file_full),    T(test_stdin_end),   T(test_stdin_file), T(test_stdin_null),
+        T(test_pty),
+        T(test_pty_much),
+        T(test_pty_unread),
+        T(test_pty_late),
+        T(test_flow_control),
+        T(test_close_early),
+        T(test_no_leak),
+        T(test_file),
+        T(test_file_full),
+        T(test_stdin_end),
+        T(test_stdin_file),
+        T(test_stdin_null),
+        T(test_stdout_blocked),
         T(test_escape_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
