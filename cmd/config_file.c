@@ -20,6 +20,8 @@ enum { CONFIG_MAX_BYTES = 4 << 20 };
     "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd "             \
     "swiotlb=noforce"
 
+#define DEFAULT_MEMORY (128 * MIB) /* without machine-config */
+
 struct loader {
     struct run_options *o;
     const char *name; /* of the file */
@@ -386,6 +388,7 @@ int config_text_load(struct run_options *o, const char *name, const char *text, 
         return ERR_SET(err, ERR_FORMAT, "config %s: line %d: %s", name, error.line, error.text);
     }
     o->rng = false;
+    o->memory = DEFAULT_MEMORY;
     int rc = load_root(&l, root);
     json_decref(root);
     if (!rc) {

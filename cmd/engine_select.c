@@ -26,13 +26,10 @@ const struct engine_ops *engine_select(struct host *host, enum engine_choice cho
     struct err why = {0};
     switch (choice) {
     case ENGINE_KVM:
-        /* Asked for by name: a KVM that only emulates is slow but allowed. */
-        if (kvm_engine_ops.probe(host, caps, &why) && !caps->flags) {
+        /* Asked for by name: not measured, and one that only emulates is slow but allowed. */
+        if (kvm_present(host, caps, &why)) {
             ERR_SET(err, ERR_UNSUPPORTED, "engine kvm: %s", why.text);
             return NULL;
-        }
-        if (why.code && !quiet) {
-            complain("engine kvm, as asked for: %s", why.text);
         }
         return &kvm_engine_ops;
     case ENGINE_SOFT:

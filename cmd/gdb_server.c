@@ -126,7 +126,8 @@ static int listen_tcp(struct gdb_server *s, const char *where, struct err *err) 
         return ERR_SET(err, ERR_INVAL, "--gdb tcp:%s: not ADDRESS:PORT", where);
     }
     snprintf(host, sizeof(host), "%.*s", (int)(colon - where), where);
-    if (getaddrinfo(*host ? host : "127.0.0.1", colon + 1, &hints, &a)) {
+    if (getaddrinfo(!*host || !strcmp(host, "localhost") ? "127.0.0.1" : host, colon + 1, &hints,
+                    &a)) {
         return ERR_SET(err, ERR_INVAL, "--gdb tcp:%s: not ADDRESS:PORT", where);
     }
     s->listen_fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -238,7 +238,23 @@ static int machine_run(struct run *r, struct err *err) {
     return rc;
 }
 
+/* From here on a signal ends the process: a back end that hangs must not keep it for ever. */
+static void signals_unwatch(struct run *r) {
+    sigset_t set;
+    if (r->signal_fd >= 0) {
+        linux_fd_unwatch(r->lh, r->signal_fd);
+        close(r->signal_fd);
+        r->signal_fd = -1;
+        sigemptyset(&set);
+        sigaddset(&set, SIGINT);
+        sigaddset(&set, SIGTERM);
+        sigaddset(&set, SIGHUP);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    }
+}
+
 static void run_cleanup(struct run *r) {
+    signals_unwatch(r);
     gdb_server_destroy(r->gdb);
     pc_destroy(r->pc);
     for (u32 i = 0; i < r->cfg.disk_count; i++) {
@@ -248,9 +264,6 @@ static void run_cleanup(struct run *r) {
         r->stream[i]->ops->close(r->stream[i]);
     }
     files_unmap(r);
-    if (r->signal_fd >= 0) {
-        close(r->signal_fd);
-    }
     linux_host_destroy(r->lh);
     run_options_free(&r->o);
 }

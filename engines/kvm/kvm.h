@@ -13,4 +13,10 @@
 
 extern const struct engine_ops kvm_engine_ops;
 
+/*
+ * For a machine that is to run on KVM whatever it is worth: as probe, but no guest is tried, which
+ * takes a fraction of a millisecond. 0, -ERR_NOTFOUND, -ERR_PERM, or -ERR_UNSUPPORTED.
+ */
+int kvm_present(struct host *host, struct engine_caps *caps, struct err *err);
+
 #endif

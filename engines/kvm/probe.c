@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "core/base/fmt.h"
+#include "engines/kvm/kvm.h"
 #include "engines/kvm/priv.h"
 
 enum {
@@ -266,6 +267,20 @@ static int judge(u64 insn_per_ms, struct engine_caps *caps, struct err *err) {
                  : "KVM here only emulates (%llu.%llu M instr/s)",
             (unsigned long long)whole, (unsigned long long)tenths);
     return fast ? 0 : ERR_SET(err, ERR_UNSUPPORTED, "%s", caps->note);
+}
+
+int kvm_present(struct host *host, struct engine_caps *caps, struct err *err) {
+    *caps = (struct engine_caps){0};
+    int dev = kvm_dev_open(err);
+    if (dev < 0) {
+        return dev;
+    }
+    int rc = kvm_dev_check(dev, err);
+    if (!rc) {
+        fill(dev, host, caps);
+    }
+    close(dev);
+    return rc;
 }
 
 int kvm_probe(struct host *host, struct engine_caps *caps, struct err *err) {

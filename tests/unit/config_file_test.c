@@ -63,7 +63,7 @@ static void test_boot_source(void **state) {
     assert_false(o.mmio_cmdline);
     assert_false(o.rng); /* only when asked for */
     assert_int_equal(o.cpus, 1);
-    assert_int_equal(o.memory, 512 * MIB);
+    assert_int_equal(o.memory, 128 * MIB);
     assert_int_equal(
         load("{\"boot-source\": {\"kernel_image_path\": \"k\", \"initrd_path\": \"i\", "
              "\"boot_args\": \"acpi=off quiet\"}}"),
