@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * KVM's interrupt chips and PIT: creation, wiring, lines, MSIs, and their state to and from
- * core/if/irqchip.h. Linux, Documentation/virt/kvm/api.rst, 4.24-4.27, 4.52, 4.57, 4.71.
- *
- * MSIs go through KVM_SIGNAL_MSI: for a sender in user space an irqfd costs the same one system
- * call, and a routing table that has to be kept.
+ * KVM's interrupt chips and PIT: creation, lines, and their state to and from core/if/irqchip.h.
+ * Routing and messages are in msi.c. Linux,
+ * Documentation/virt/kvm/api.rst, 4.24-4.27, 4.52, 4.57, 4.71.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +14,7 @@
 #include "core/if/irqchip.h"
 #include "engines/kvm/priv.h"
 
-enum { ISA_IRQS = 16, PIC_PINS = 8, PIN_PIT = 2, GSI_PIT = 0, GSI_CASCADE = 2 };
+enum { GSI_CASCADE = 2 };
 
 #define IOAPIC_BASE 0xfec00000ull
 
@@ -37,37 +35,6 @@ enum {
 /* --- creation and wiring
  * ------------------------------------------------------------------------------ */
 
-static void route_add(struct kvm_irq_routing *r, u32 gsi, u32 chip, u32 pin) {
-    r->entries[r->nr++] = (struct kvm_irq_routing_entry){
-        .gsi = gsi,
-        .type = KVM_IRQ_ROUTING_IRQCHIP,
-        .u.irqchip = {.irqchip = chip, .pin = pin},
-    };
-}
-
-/* As in core/irq/irqchip.h: ISA interrupts reach both chips, the PIT is pin 2 of the IOAPIC, and
- * line 2 itself is the slave's output. */
-static int routes_set(struct kvm_machine *m) {
-    struct kvm_irq_routing *r =
-        calloc(1, sizeof(*r) + 2 * IOAPIC_PINS * sizeof(struct kvm_irq_routing_entry));
-    if (!r) {
-        return -ERR_NOMEM;
-    }
-    for (u32 gsi = 0; gsi < IOAPIC_PINS; gsi++) {
-        if (gsi == GSI_CASCADE) {
-            continue;
-        }
-        if (gsi < ISA_IRQS) {
-            route_add(r, gsi, gsi < PIC_PINS ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
-                      gsi % PIC_PINS);
-        }
-        route_add(r, gsi, KVM_IRQCHIP_IOAPIC, gsi == GSI_PIT ? PIN_PIT : gsi);
-    }
-    int rc = ioctl(m->fd, KVM_SET_GSI_ROUTING, r) ? -ERR_IO : 0;
-    free(r);
-    return rc;
-}
-
 int kvm_irq_setup(struct kvm_machine *m, struct err *err) {
     struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
     struct kvm_enable_cap x2apic = {.cap = KVM_CAP_X2APIC_API,
@@ -78,7 +45,7 @@ int kvm_irq_setup(struct kvm_machine *m, struct err *err) {
     if (ioctl(m->fd, KVM_CREATE_PIT2, &pit)) {
         return ERR_SET(err, ERR_IO, "/dev/kvm: KVM_CREATE_PIT2 failed: %s", strerror(errno));
     }
-    if (routes_set(m)) {
+    if (kvm_routing_setup(m)) {
         return ERR_SET(err, ERR_IO, "/dev/kvm: KVM_SET_GSI_ROUTING failed: %s", strerror(errno));
     }
     m->x2apic_ids = (kvm_has(m->fd, KVM_CAP_X2APIC_API) & KVM_X2APIC_API_USE_32BIT_IDS) &&
@@ -96,12 +63,6 @@ int kvm_irq_line(struct engine_vm *vm, u32 gsi, bool level) {
         return -ERR_RANGE;
     }
     return ioctl(kvm_machine_of(vm)->fd, KVM_IRQ_LINE, &line) ? -ERR_IO : 0;
-}
-
-int kvm_msi(struct engine_vm *vm, u64 address, u32 data) {
-    struct kvm_msi msi = {
-        .address_lo = (u32)address, .address_hi = (u32)(address >> 32), .data = data};
-    return ioctl(kvm_machine_of(vm)->fd, KVM_SIGNAL_MSI, &msi) < 0 ? -ERR_INVAL : 0;
 }
 
 /* --- clocks

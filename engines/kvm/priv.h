@@ -41,6 +41,22 @@ struct kvm_slot {
 
 struct kvm_doorbell;
 
+/* Messages that have a route and an irqfd; the first count entries are in use. */
+enum { KVM_MSI_ROUTES = 128 };
+
+struct kvm_msi_route {
+    u64 address;
+    u32 data;
+    int fd;
+};
+
+struct kvm_msi_table {
+    struct mutex lock;
+    bool usable; /* irqfds work here, as far as is known */
+    u32 count;
+    struct kvm_msi_route route[KVM_MSI_ROUTES];
+};
+
 struct kvm_machine {
     struct host *host;
     int dev, fd; /* /dev/kvm, the machine */
@@ -50,6 +66,7 @@ struct kvm_machine {
     struct kvm_slot slot[KVM_SLOTS];
     bool logging;
     struct kvm_doorbell *doorbells;
+    struct kvm_msi_table msi;
     u64 msr_present;  /* bit n: entry n of the table in msr.c works here; 0: not probed yet */
     bool tsc_settled; /* what the guest is told of the TSC is final */
     bool x2apic_ids;  /* local APIC states carry 32-bit ids in x2APIC mode */
@@ -129,9 +146,13 @@ int kvm_msr_write(struct kvm_cpu *c, u32 index, u64 value);
 /* irq.c */
 int kvm_irq_setup(struct kvm_machine *m, struct err *err);
 int kvm_irq_line(struct engine_vm *vm, u32 gsi, bool level);
-int kvm_msi(struct engine_vm *vm, u64 address, u32 data);
 int kvm_irqchip_get(struct engine_vm *vm, struct irqchip_state *s);
 int kvm_irqchip_set(struct engine_vm *vm, const struct irqchip_state *s);
+
+/* msi.c */
+int kvm_routing_setup(struct kvm_machine *m);
+int kvm_msi(struct engine_vm *vm, u64 address, u32 data);
+void kvm_msi_close(struct kvm_machine *m);
 
 /* doorbell.c */
 int kvm_doorbell_add(struct engine_vm *vm, bool mmio, u64 address, u32 size, bool has_match,

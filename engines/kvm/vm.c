@@ -53,6 +53,7 @@ static size_t pending_size(const struct kvm_slot *slot) {
 
 static void machine_free(struct kvm_machine *m) {
     kvm_doorbells_close(m);
+    kvm_msi_close(m);
     for (u32 i = 0; i < KVM_SLOTS; i++) {
         struct kvm_slot *slot = &m->slot[i];
         host_free(m->host, slot->pending, pending_size(slot));
