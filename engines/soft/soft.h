@@ -153,7 +153,6 @@ struct soft_vcpu {
     u64 tr_fault_rip; /* host RIP of a processor exception in generated code */
     u64 tr_fault_flags;
     u64 tr_purge_page; /* for SOFT_REQ_CODE, as purge_page: atomic */
-    void *tr_stub[4];  /* enum tr_stub */
     struct tr_jump {   /* indirect jumps: rip -> generated code */
         u64 rip, host;
     } tr_jump[4096];

@@ -57,7 +57,7 @@ enum { TR_TRACE_MAX = 48, TR_NONE = 0xffffffff };
 /* Host registers that hold no guest register. */
 enum { H_TEMP2 = GPR_R13, H_TEMP = GPR_R14, H_ADDR = GPR_R15 };
 
-enum tr_stub { STUB_EXIT, STUB_MISS, STUB_STEP, STUB_VLOAD, STUB_COUNT };
+enum tr_stub { STUB_EXIT, STUB_EXIT_FLAGS, STUB_MISS, STUB_STEP, STUB_VLOAD, STUB_COUNT };
 
 enum tr_exit_kind {
     TR_FAULT,    /* index 0: a processor exception */
@@ -74,8 +74,8 @@ enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_COUNT };
 struct tr_exit {
     u64 rip;      /* where to go on; of the instruction for MISS, STEP, INDIRECT */
     u32 block;    /* whose */
-    u32 patch;    /* EDGE: where the rel32 is */
-    u32 unjoined; /* EDGE: where it leads when not joined */
+    u32 patch;    /* EDGE: where the rel32 is; MISS, STEP: where generated code goes on */
+    u32 unjoined; /* EDGE: where it leads when not joined; MISS: what is accessed first */
     u32 target;   /* EDGE: index of the block, TR_NONE */
     u32 next_in;  /* EDGE: chain of those joined to the same block; STEP: index of its block */
     u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
@@ -136,6 +136,7 @@ struct tr_insn {
 struct soft_tr {
     struct host_code code;
     u32 used, first; /* first: behind the stubs */
+    u32 stub[STUB_COUNT];
     struct tr_exit *exits;
     struct tr_block *blocks;
     struct tr_point *points;
@@ -204,10 +205,9 @@ static inline bool tr_in_memory(u32 n) {
  */
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b); /* fills t->trace */
-/* Are all the flags it writes gone behind it, whatever they were? DIV leaves "undefined" ones. */
-static inline bool tr_flags_gone(const struct insn *i) {
-    return !(i->flags & INSN_FLAGS_COND) && i->id != INSN_DIV && i->id != INSN_IDIV;
-}
+/* Flags whose value before the instruction cannot be seen behind it. Those that the manual calls
+ * undefined are often left as they were, and guests see what the processor does. */
+u16 tr_flags_killed(const struct insn *i);
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
 
 void tr_copy(struct soft_tr *t, const struct tr_insn *i);

@@ -54,12 +54,13 @@ void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back) {
         (struct tr_late){.from = from, .back = back, .exit = exit, .kind = kind, .saved = t->saved};
 }
 
+/* To a stub, with the exit's number where it expects it. */
 static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
-    tr_gs_imm(t, C_OFF(tr_exit), exit);
-    tr_jmp_gs(t, C_OFF(tr_stub) + stub * sizeof(void *));
+    tr_imm(t, H_TEMP, exit);
+    tr_fix(t, tr_jmp(t), t->stub[stub]);
 }
 
-/* lea r14, [back]; mov gs:[tr_resume], r14 */
+/* lea H_TEMP, [back]; mov gs:[tr_resume], H_TEMP */
 static void put_resume(struct soft_tr *t, u32 back) {
     tr_u8(t, 0x4c);
     tr_u8(t, 0x8d);
@@ -167,10 +168,8 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
     t->singles[n] = soft_block_single(t->c, (t->gpa & ~PAGE_MASK) | (i->rip & PAGE_MASK),
                                       t->page + (i->rip & PAGE_MASK), i->insn.len);
     tr_flags_clobber(t, FLAG_ARITH);
-    u32 fix = t->used + 3;
-    put_resume(t, 0);
     put_exit(t, exit, STUB_STEP);
-    tr_fix(t, fix, t->used);
+    t->exits[exit].patch = t->used;
     t->saved = true;
 }
 
@@ -214,15 +213,17 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     e->patch = l->from;
     e->unjoined = t->used;
     e->entry = l->saved ? ENTRY_M : ENTRY_R;
+    if (same_page) {
+        put_exit(t, l->exit, l->saved ? STUB_EXIT : STUB_EXIT_FLAGS);
+        return;
+    }
     if (!l->saved) {
         tr_flags_save(t);
     }
-    if (!same_page) {
-        e->patch = tr_jmp(t);
-        e->unjoined = t->used;
-        e->entry = ENTRY_P;
-        tr_fix(t, e->patch, e->unjoined);
-    }
+    e->patch = tr_jmp(t);
+    e->unjoined = t->used;
+    e->entry = ENTRY_P;
+    tr_fix(t, e->patch, e->unjoined);
     put_exit(t, l->exit, STUB_EXIT);
 }
 
@@ -232,12 +233,12 @@ void tr_late_pieces(struct soft_tr *t) {
         tr_fix(t, l->from, t->used);
         switch (l->kind) {
         case LATE_MISS:
-            put_resume(t, l->back);
+            t->exits[l->exit].patch = l->back;
             put_exit(t, l->exit, STUB_MISS);
             break;
         case LATE_VLOAD:
             put_resume(t, l->back);
-            tr_jmp_gs(t, C_OFF(tr_stub) + STUB_VLOAD * sizeof(void *));
+            tr_fix(t, tr_jmp(t), t->stub[STUB_VLOAD]);
             break;
         case LATE_INDIRECT:
             tr_gs_store(t, H_ADDR, C_OFF(next_rip));

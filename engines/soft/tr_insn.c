@@ -314,8 +314,7 @@ static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct f
 
 static bool flags_needed(const struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
-    return i->flags_read || (i->flags_write && (ti->live_out & ~i->flags_write)) ||
-           (!tr_flags_gone(i) && ti->live_out);
+    return i->flags_read || (i->flags_write && (ti->live_out & ~tr_flags_killed(i)));
 }
 
 static void put_point(struct soft_tr *t, const struct tr_insn *ti) {

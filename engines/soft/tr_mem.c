@@ -146,6 +146,7 @@ u32 tr_push_pop(struct soft_tr *t, u32 at) {
         n++;
     }
     stack_operand(t, first, push ? -8 * (s32)n : 0, 8 * n, push);
+    t->exits[t->exit_count - 1].unjoined = push ? 8 * (n - 1) : 0;
     for (u32 k = 0; k < n; k++) {
         if (push) {
             push_one(t, &first[k], k, 8 * (s32)(n - 1 - k));

@@ -32,6 +32,7 @@ static void stand_at(struct soft_vcpu *c, u64 rip) {
 u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
     struct soft_tr *t = c->tr;
     const struct tr_exit *e = &t->exits[c->tr_exit];
+    c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
     bool crosses = (linear & PAGE_MASK) + e->size > PAGE_SIZE;
     u64 phys;
     stand_at(c, e->rip);
@@ -42,7 +43,7 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
         t->force = true;
         return 1;
     }
-    soft_tlb_get(c, linear, (enum access)e->access, c->mmu, &phys);
+    soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
     const struct tlb_entry *now = tlb_slot(c->dtlb, linear);
     u64 tag = e->access == ACCESS_READ ? now->read : now->write;
     if (tag != (linear & ~PAGE_MASK)) {
@@ -56,6 +57,7 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
 u32 tr_step_call(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     const struct tr_exit *e = &t->exits[c->tr_exit];
+    c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
     struct soft_block *b = t->singles[e->next_in];
     stand_at(c, e->rip);
     c->block = b;
@@ -78,7 +80,7 @@ bool tr_host_fault(struct host_fault *fault) {
     }
     c->tr_fault_rip = fault->rip;
     c->tr_fault_flags = fault->rflags;
-    c->tr_exit = 0;
-    fault->rip = (u64)(uintptr_t)c->tr_stub[STUB_EXIT];
+    fault->gpr[H_TEMP] = 0;
+    fault->rip = (u64)(uintptr_t)c->tr->code.rx + c->tr->stub[STUB_EXIT];
     return true;
 }

@@ -194,6 +194,40 @@ static void walk(struct soft_tr *t) {
     }
 }
 
+u16 tr_flags_killed(const struct insn *i) {
+    if (i->flags & INSN_FLAGS_COND) {
+        return 0;
+    }
+    switch (i->id) {
+    case INSN_DIV:
+    case INSN_IDIV:
+        return 0;
+    case INSN_BT:
+    case INSN_BTS:
+    case INSN_BTR:
+    case INSN_BTC:
+        return FLAG_CF;
+    case INSN_BSF:
+    case INSN_BSR:
+        return FLAG_ZF;
+    case INSN_LZCNT:
+    case INSN_TZCNT:
+        return FLAG_CF | FLAG_ZF;
+    case INSN_MUL:
+    case INSN_IMUL:
+        return FLAG_CF | FLAG_OF;
+    case INSN_ANDN:
+    case INSN_BEXTR:
+    case INSN_BLSI:
+    case INSN_BLSMSK:
+    case INSN_BLSR:
+    case INSN_BZHI:
+        return FLAG_CF | FLAG_ZF | FLAG_SF | FLAG_OF;
+    default:
+        return i->flags_write;
+    }
+}
+
 static void liveness(struct soft_tr *t) {
     u16 live = FLAG_ARITH;
     for (u32 n = t->trace_len; n--;) {
@@ -212,9 +246,7 @@ static void liveness(struct soft_tr *t) {
             live = FLAG_ARITH;
             break;
         default:
-            if (tr_flags_gone(insn)) {
-                live &= (u16)~insn->flags_write;
-            }
+            live &= (u16)~tr_flags_killed(insn);
             live |= insn->flags_read;
             live &= FLAG_ARITH;
             break;

@@ -4,6 +4,7 @@
  *
  *   enter(c, code)  saves what the C ABI wants kept, loads guest registers, jumps to code
  *   STUB_EXIT       stores guest registers and returns to the caller of enter
+ *   STUB_EXIT_FLAGS saves the guest's flags first
  *   STUB_MISS       calls tr_miss_call(c, H_ADDR); goes on at c->tr_resume, or exits
  *   STUB_STEP       calls tr_step_call(c); likewise
  *   STUB_VLOAD      loads the guest's vector registers; goes on at c->tr_resume
@@ -109,11 +110,19 @@ static void enter(struct soft_tr *t) {
 }
 
 static void stub_begin(struct soft_tr *t, enum tr_stub stub) {
-    t->c->tr_stub[stub] = t->code.rx + t->used;
+    t->stub[stub] = t->used;
+}
+
+/* The exit's number from H_TEMP. */
+static void put_number(struct soft_tr *t) {
+    tr_gs(t, false, 0x89, H_TEMP, C_OFF(tr_exit));
 }
 
 static void exit_stub(struct soft_tr *t) {
+    stub_begin(t, STUB_EXIT_FLAGS);
+    tr_flags_save(t);
     stub_begin(t, STUB_EXIT);
+    put_number(t);
     guest_registers(t, false);
     tr_gs_load(t, GPR_RSP, C_OFF(tr_host_rsp));
     vectors_home(t);
@@ -122,6 +131,7 @@ static void exit_stub(struct soft_tr *t) {
 
 static void call_stub(struct soft_tr *t, enum tr_stub stub, u64 fn) {
     stub_begin(t, stub);
+    put_number(t);
     guest_registers(t, false);
     tr_gs_load(t, GPR_RSP, C_OFF(tr_host_rsp));
     tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, -8); /* the ABI's alignment */

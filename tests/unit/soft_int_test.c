@@ -381,6 +381,147 @@ static void test_jumps(void **state) {
     assert_int_equal(failures, 0);
 }
 
+/* --- programs, by the interpreter and translated ------------------------------------------------
+ */
+
+enum { PROGRAMS = 20000, PROGRAM_INSNS = 14, PROGRAM_BYTES = 640 };
+
+/* mov reg, value: memory operands reach the RAM whatever the instructions before have done */
+static u32 put_mov(u8 *code, u8 reg, u64 v) {
+    code[0] = (u8)(0x48 | reg >> 3);
+    code[1] = (u8)(0xb8 | (reg & 7));
+    memcpy(code + 2, &v, 8);
+    return 10;
+}
+
+static u32 put_random(u8 *code, u64 rip) {
+    u8 one[64];
+    struct insn insn;
+    u64 gpr[16] = {0};
+    u32 n = generate(forms[below(ARRAY_LEN(forms))], one, &insn), len = 0;
+    const struct insn_mem *mem = &insn.mem;
+    if (!n || (insn.cpuid & ~m->policy.features) || (insn.flags & INSN_BRANCH) ||
+        mem->base == MEM_RIP) {
+        return 0;
+    }
+    if (insn.has_modrm && insn.modrm < 0xc0) {
+        (void)rip;
+        aim(&insn, one, gpr);
+        if (mem->base != MEM_NONE) {
+            len += put_mov(code + len, mem->base, gpr[mem->base]);
+        }
+        if (mem->index != MEM_NONE) {
+            len += put_mov(code + len, mem->index, gpr[mem->index]);
+        }
+    }
+    memcpy(code + len, one, n);
+    return len + n;
+}
+
+static u32 put_program(u8 *code) {
+    u32 n = 0;
+    for (u32 k = 0; k < PROGRAM_INSNS && n < PROGRAM_BYTES - 64;) {
+        u32 jump = below(5) == 0 ? 2 : 0; /* over the next instruction, sometimes */
+        u32 len = put_random(code + n + jump, 0);
+        if (!len) {
+            continue;
+        }
+        if (jump) {
+            code[n] = (u8)(0x70 | below(16));
+            code[n + 1] = (u8)len;
+        }
+        n += jump + len;
+        k++;
+    }
+    code[n++] = 0xf4;
+    return n;
+}
+
+struct outcome {
+    struct cpu_state s;
+    int vector;
+    u8 ram[RAM_BYTES];
+};
+
+static void run_program(struct sm *on, const u8 *code, u32 n, const u8 *ram, struct outcome *out) {
+    struct sm *keep = m;
+    m = on;
+    sm_bytes(m, GUEST_CODE + 64, code, n);
+    sm_bytes(m, GUEST_RAM, ram, RAM_BYTES);
+    memcpy(m->s.gpr, native->gpr, sizeof(m->s.gpr));
+    m->s.rip = (native_rip() & ~4095ull) + 64;
+    m->s.rflags = native->flags & ~FLAG_IF;
+    m->s.seg[SEG_CS] = (struct segment){.sel = SEL_CS64, .limit = 0xffffffff, .attr = 0xa09b};
+    m->s.seg[SEG_SS] = (struct segment){.sel = SEL_DS, .limit = 0xffffffff, .attr = 0xc093};
+    m->s.cr2 = 0;
+    sm_run(m);
+    out->s = m->s;
+    out->vector = sm_vector(m);
+    memcpy(out->ram, m->hram.hva + GUEST_RAM, RAM_BYTES);
+    m = keep;
+}
+
+static void renew_machine(struct sm *on) {
+    struct sm *keep = m;
+    m = on;
+    sm_setup(m, SM_LONG, 0);
+    map_places();
+    m = keep;
+}
+
+static void test_programs(void **state) {
+    static struct outcome want, got;
+    static u8 ram[RAM_BYTES], code[PROGRAM_BYTES + 64];
+    u32 faults = 0;
+    (void)state;
+    setenv("SOSIA_TEST_TRANSLATOR", "1", 1);
+    struct sm *first = m, *second = sm_create();
+    for (u32 k = 0; k < PROGRAMS; k++) {
+        struct insn none = {0};
+        u32 n = put_program(code);
+        if (k % 200 == 0) { /* programs may write over tables */
+            renew_machine(first);
+            renew_machine(second);
+        }
+        for (u32 i = 0; i < RAM_BYTES / 8; i++) {
+            u64 v = value();
+            memcpy(ram + 8 * i, &v, 8);
+        }
+        prepare(&none, code);
+        run_program(first, code, n, ram, &want);
+        run_program(second, code, n, ram, &got);
+        faults += want.vector >= 0;
+        u64 flags =
+            want.vector >= 0 ? 0 : FLAG_ARITH | FLAG_DF; /* dead ones may differ at faults */
+        if (want.vector != got.vector || first->exit.kind != second->exit.kind ||
+            want.s.rip != got.s.rip || want.s.cr2 != got.s.cr2 ||
+            memcmp(want.s.gpr, got.s.gpr, sizeof(want.s.gpr)) ||
+            ((want.s.rflags ^ got.s.rflags) & flags) || memcmp(want.ram, got.ram, RAM_BYTES)) {
+            print_error("program %u: vector %d and %d, rip %llx and %llx, flags %llx and %llx\n", k,
+                        want.vector, got.vector, (unsigned long long)want.s.rip,
+                        (unsigned long long)got.s.rip, (unsigned long long)want.s.rflags,
+                        (unsigned long long)got.s.rflags);
+            for (u32 at = 0; at < n;) {
+                char text[128];
+                struct insn insn;
+                insn_decode(&insn, code + at, n - at, 64);
+                insn_format(&insn, 64 + at, text, sizeof(text));
+                print_error("  %s\n", text);
+                at += MAX(insn.len, 1u);
+            }
+            for (u32 r = 0; r < 16; r++) {
+                if (want.s.gpr[r] != got.s.gpr[r]) {
+                    print_error("  r%u %llx and %llx\n", r, (unsigned long long)want.s.gpr[r],
+                                (unsigned long long)got.s.gpr[r]);
+                }
+            }
+            fail();
+        }
+    }
+    sm_destroy(second);
+    print_message("%d programs, %u ended by a fault\n", PROGRAMS, faults);
+}
+
 /* --- rate --------------------------------------------------------------------------------------
  */
 
@@ -428,6 +569,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_forms, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_jumps, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_programs, set_up, tear_down),
     };
     if (argc > 1 && strcmp(argv[1], "--rate") == 0) {
         return rate();
