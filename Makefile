@@ -101,14 +101,11 @@ $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) 
 	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
 		-lcmocka -lZydis $(LDLIBS)
 
-# Random programs still end in a fault of the test process when translated (docs/testing.md).
-UNTRANSLATED := $(BUILD)/tests/unit/soft_run_test
-
 .PHONY: unit unit-bin
 unit-bin: $(UNIT_BIN)
 unit: $(UNIT_BIN)
 	@TSAN_OPTIONS="suppressions=tests/tsan.supp $$TSAN_OPTIONS" scripts/run_unit.sh $(UNIT_BIN) \
-		$(patsubst %,translator:%,$(filter-out $(UNTRANSLATED),$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN))))
+		$(patsubst %,translator:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN)))
 
 # --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
 

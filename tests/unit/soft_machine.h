@@ -191,16 +191,26 @@ static inline void sm_fail(const char *what) {
     exit(99);
 }
 
-/* cmocka puts its own handlers in place of the host's before each test. Call with the engine's
- * handlers in place once (keep), then before running. */
-static inline void sm_signals(bool keep) {
+/*
+ * cmocka puts its own handlers in place of the host's before each test, and tests their own. keep:
+ * once, when the engine's are in place. use, drop: around running translated code.
+ */
+enum sm_signals { SM_SIGNALS_KEEP, SM_SIGNALS_USE, SM_SIGNALS_DROP };
+
+static inline void sm_signals(enum sm_signals what) {
     static const int number[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-    static struct sigaction kept[ARRAY_LEN(number)];
+    static struct sigaction kept[ARRAY_LEN(number)], other[ARRAY_LEN(number)];
     static bool have;
-    for (size_t i = 0; i < ARRAY_LEN(number) && (keep ? !have : have); i++) {
-        sigaction(number[i], keep ? NULL : &kept[i], keep ? &kept[i] : NULL);
+    for (size_t i = 0; i < ARRAY_LEN(number); i++) {
+        if (what == SM_SIGNALS_KEEP && !have) {
+            sigaction(number[i], NULL, &kept[i]);
+        } else if (what == SM_SIGNALS_USE) {
+            sigaction(number[i], &kept[i], &other[i]);
+        } else if (what == SM_SIGNALS_DROP) {
+            sigaction(number[i], &other[i], NULL);
+        }
     }
-    have = have || keep;
+    have = true;
 }
 
 /* With SOSIA_TEST_TRANSLATOR in the environment all code is translated at once. */
@@ -238,7 +248,7 @@ static inline struct sm *sm_create(void) {
         m->vm.ops->vcpu_create(&m->vcpu, &err) || m->vm.ops->vcpu_bind(&m->vcpu)) {
         sm_fail(err.text);
     }
-    sm_signals(true);
+    sm_signals(SM_SIGNALS_KEEP);
     return m;
 }
 
@@ -377,26 +387,28 @@ static inline void sm_setup(struct sm *m, enum sm_mode mode, u32 cpl) {
 }
 
 /* Runs from m->s until something happens; m->s is then the state after it. */
-static inline enum exit_kind sm_run(struct sm *m) {
-    if (sm_translator().on) {
-        sm_signals(false);
+/* Goes on from where the vCPU stands. */
+static inline enum exit_kind sm_more(struct sm *m) {
+    bool swap = m->vm.translator.on;
+    if (swap) {
+        sm_signals(SM_SIGNALS_USE);
     }
-    if (m->vm.ops->state_set(&m->vcpu, STATE_ALL, &m->s)) {
-        sm_fail("state_set refused the state");
+    int rc = m->vm.ops->run(&m->vcpu, &m->exit);
+    if (swap) {
+        sm_signals(SM_SIGNALS_DROP);
     }
-    memset(&m->exit, 0xcc, sizeof(m->exit));
-    if (m->vm.ops->run(&m->vcpu, &m->exit) || m->vm.ops->state_get(&m->vcpu, STATE_ALL, &m->s)) {
+    if (rc || m->vm.ops->state_get(&m->vcpu, STATE_ALL, &m->s)) {
         sm_fail("run failed");
     }
     return m->exit.kind;
 }
 
-/* Goes on from where the vCPU stands. */
-static inline enum exit_kind sm_more(struct sm *m) {
-    if (m->vm.ops->run(&m->vcpu, &m->exit) || m->vm.ops->state_get(&m->vcpu, STATE_ALL, &m->s)) {
-        sm_fail("run failed");
+static inline enum exit_kind sm_run(struct sm *m) {
+    if (m->vm.ops->state_set(&m->vcpu, STATE_ALL, &m->s)) {
+        sm_fail("state_set refused the state");
     }
-    return m->exit.kind;
+    memset(&m->exit, 0xcc, sizeof(m->exit));
+    return sm_more(m);
 }
 
 /* Which handler stopped the machine; -1: none. */
