@@ -34,6 +34,7 @@ def monitors():
     qemu = ["qemu-system-x86_64", "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
             "-kernel", KERNEL, "-initrd", INITRD, "-append", CMDLINE]
     table = {"native": ["build/bench/rows", "0.2"], "sosia-soft": [*sosia, "--engine", "soft"],
+             "sosia-tr": [*sosia, "--engine", "soft", "--translator", "on"],
              "qemu-tcg": [*qemu, "-accel", "tcg", "-cpu", "max"]}
     if kvm_works():
         table["sosia-kvm"] = [*sosia, "--engine", "kvm"]
@@ -93,6 +94,10 @@ def stats(engine):
     return [line[len("sosia: "):] for line in p.stderr.decode().splitlines() if "stats" in line]
 
 
+def ratio(a, b):
+    return "%.2f" % (a / b) if a and b else "-"
+
+
 def print_table(results):
     names = list(results)
     rows = []
@@ -101,12 +106,12 @@ def print_table(results):
             rows += [n for n in r if n not in rows]
     median = {m: {r: statistics.median([x[r] for x in runs if r in x]) for r in rows
                   if any(r in x for x in runs)} for m, runs in results.items()}
-    print("%-15s" % "row" + "".join("%14s" % n for n in names) + "   soft/native  tcg/soft")
+    print("%-15s" % "row" + "".join("%14s" % n for n in names) + "   soft/native  tr/native  tcg/soft   tcg/tr")
     for r in rows:
         cells = "".join("%14s" % (unit(median[m][r]) if r in median[m] else "-") for m in names)
-        native, soft, tcg = (median.get(m, {}).get(r) for m in ("native", "sosia-soft", "qemu-tcg"))
-        print("%-15s%s  %12s  %8s" % (r, cells, "%.2f" % (soft / native) if soft and native else "-",
-                                      "%.2f" % (tcg / soft) if soft and tcg else "-"))
+        native, soft, tr, tcg = (median.get(m, {}).get(r) for m in ("native", "sosia-soft", "sosia-tr", "qemu-tcg"))
+        print("%-15s%s  %12s %10s %9s %8s" % (r, cells, ratio(soft, native), ratio(tr, native), ratio(tcg, soft),
+                                              ratio(tcg, tr)))
 
 
 def main():
