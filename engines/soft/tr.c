@@ -11,6 +11,7 @@
  * lead to them and out of the table, and new ones are made when the code is hot again.
  */
 #include "engines/soft/tr.h"
+#include "engines/soft/serialise.h"
 
 #include "core/cpu/cpuid.h"
 #include "core/if/mutex.h"
@@ -366,25 +367,6 @@ static struct tr_jump *jump_of(struct soft_vcpu *c, u64 rip) {
 static void jump_set(struct soft_vcpu *c, const struct tr_block *to) {
     *jump_of(c, to->rip) = (struct tr_jump){
         .rip = to->rip, .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
-}
-
-/* The processor may hold older bytes, known to it by another address: IRET serialises. */
-static void serialise(void) {
-    u64 scratch;
-    __asm__ volatile("mov %%ss, %k0\n\t"
-                     "push %0\n\t"
-                     "lea 8(%%rsp), %0\n\t"
-                     "push %0\n\t"
-                     "pushfq\n\t"
-                     "mov %%cs, %k0\n\t"
-                     "push %0\n\t"
-                     "lea 1f(%%rip), %0\n\t"
-                     "push %0\n\t"
-                     "iretq\n"
-                     "1:"
-                     : "=&r"(scratch)
-                     :
-                     : "memory", "cc");
 }
 
 static void kill(struct soft_vcpu *c, struct tr_block *b) {

@@ -16,6 +16,7 @@
  * Lock rule: pool->lock around the table and the append position; code that a table entry names
  * never changes.
  */
+#include "engines/soft/serialise.h"
 #include "engines/soft/vec.h"
 
 #include "core/base/err.h"
@@ -179,26 +180,6 @@ stub_fn vec_pool_get(struct soft_vcpu *c, const u8 *code, u32 len) {
     stub_fn fn = pool_lookup(pool, code, len);
     mutex_unlock(c->vec->host, &pool->lock);
     return fn;
-}
-
-/* The processor may hold older bytes of the slot, known to it by another address: IRET serialises
- * and, unlike CPUID, does not trap under a hypervisor. */
-static void serialise(void) {
-    u64 scratch;
-    __asm__ volatile("mov %%ss, %k0\n\t"
-                     "push %0\n\t"
-                     "lea 8(%%rsp), %0\n\t"
-                     "push %0\n\t"
-                     "pushfq\n\t"
-                     "mov %%cs, %k0\n\t"
-                     "push %0\n\t"
-                     "lea 1f(%%rip), %0\n\t"
-                     "push %0\n\t"
-                     "iretq\n"
-                     "1:"
-                     : "=&r"(scratch)
-                     :
-                     : "memory", "cc");
 }
 
 stub_fn vec_pool_scratch(struct soft_vcpu *c, const u8 *code, u32 len) {
