@@ -10,9 +10,9 @@ packages="gcc libc6-dev make libjansson-dev"
 case $purpose in
 build) ;;
 run) packages="$packages cpio kmod" ;;
-test) packages="$packages cpio kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
+test) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
     libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 procps" ;;
-bench) packages="$packages cpio kmod lz4 xz-utils zstd python3 qemu-system-x86 procps" ;;
+bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps" ;;
 *)
     echo "usage: setup.sh build|run|test|bench" >&2
     exit 2

@@ -1,0 +1,94 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: guests/debian-root/build.sh NAME PACKAGE...
+# Makes a guest with programs of Debian: the packages and what they depend on, unpacked (no maintainer
+# scripts run, so it needs no root), without recommended packages.
+#   build/guests/debian-NAME/root/       the files; `chroot` there runs the same programs natively
+#   build/guests/debian-NAME/root.img    the same as ext4, for --disk FILE,readonly
+#   build/guests/debian-NAME/initrd.img  busybox, modules and guests/debian-root/init, which mounts the
+#                                        disk and runs sosia.run="..." in it
+# The kernel is build/guests/linux-cloud-amd64/vmlinuz. More files for a guest: put them below extra/ in
+# an archive of their own (pack_initramfs) and append it to initrd.img; they appear as /extra.
+set -eu
+cd "$(dirname "$0")/../.."
+. guests/lib.sh
+[ $# -ge 2 ] || { sed -n '3,4s/^# //p' "$0" >&2; exit 2; }
+name=$1
+shift
+out=$GUESTS/debian-$name
+guests/linux/build.sh cloud-amd64
+
+stamp="$* $(cat guests/debian-root/build.sh guests/debian-root/init guests/lib.sh | cksum)"
+if [ -f "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then
+    exit 0
+fi
+echo "guest debian-$name: $*"
+rm -rf "$out"
+mkdir -p "$out/root"
+
+# What only the drivers of graphic cards need, and what configures a system that is installed
+skip='^(libgl1-mesa-dri|libllvm[0-9]*|libz3-4|adduser|debconf|cdebconf|passwd|login|libpam.*|init-system-helpers|systemd.*|udev)$'
+
+# The packages with all that they need, on a machine that has nothing
+package_closure() {
+    apt-get -s -o Dir::State::status=/dev/null -o APT::Install-Recommends=false install "$@" 2>/dev/null |
+        awk '$1 == "Inst" {print $2}' | grep -vE "$skip" | sort -u
+}
+
+# fetch_debs NAME...: downloads those that are missing with one call
+fetch_debs() {
+    missing=
+    for p in "$@"; do
+        [ -f "$GUESTS/deb/$p.deb" ] || missing="$missing $p"
+    done
+    [ -n "$missing" ] || return 0
+    tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
+    # shellcheck disable=SC2086
+    (cd "$tmp" && apt-get -qq -o APT::Sandbox::User=root download $missing >/dev/null)
+    for f in "$tmp"/*.deb; do
+        p=$(basename "$f")
+        mv "$f" "$GUESTS/deb/${p%%_*}.deb"
+    done
+    rmdir "$tmp"
+}
+
+list=$(package_closure "$@" || true)
+if [ -z "$list" ]; then
+    apt-get -qq update >/dev/null # a fresh machine has no package lists
+    list=$(package_closure "$@")
+fi
+mkdir -p "$GUESTS/deb"
+# shellcheck disable=SC2086
+fetch_debs $list
+
+root=$out/root
+for d in bin sbin lib lib32 lib64 libx32; do
+    mkdir -p "$root/usr/$d"
+    ln -s "usr/$d" "$root/$d"
+done
+for p in $list; do
+    dpkg-deb --fsys-tarfile "$GUESTS/deb/$p.deb" |
+        tar -x --no-same-owner --keep-directory-symlink -C "$root"
+done
+rm -rf "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale "$root"/usr/share/info
+mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/run" "$root/extra" "$root/root" "$root/etc"
+[ -e "$root/bin/sh" ] || ln -s dash "$root/bin/sh"
+[ -e "$root/usr/bin/awk" ] || ln -s mawk "$root/usr/bin/awk"
+echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+echo 'root:x:0:' >"$root/etc/group"
+echo '127.0.0.1 localhost' >"$root/etc/hosts"
+chmod 755 "$root"
+chmod 1777 "$root/tmp"
+
+# a quarter more than the files take, for the file system itself
+size=$(($(du -sm "$root" | cut -f1) * 5 / 4 + 32))
+mke2fs -q -F -t ext4 -O ^has_journal -E root_owner=0:0 -d "$root" "$out/root.img" "${size}M" >/dev/null
+
+initrd=$(mktemp -d "$GUESTS/root.XXXXXX")
+busybox_root "$initrd"
+copy_modules cloud-amd64 "$initrd" virtio_pci virtio_mmio virtio_blk virtio-rng ext4
+cp guests/debian-root/init "$initrd/init"
+chmod 755 "$initrd/init" "$initrd"
+pack_initramfs "$initrd" "$out/initrd.img"
+rm -rf "$initrd"
+echo "$stamp" >"$out/stamp"
