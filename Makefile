@@ -37,6 +37,7 @@ CORE_SRC := $(wildcard core/*/*.c)
 SOFT_SRC := $(wildcard engines/soft/*.c)
 SOFT_ASM := $(wildcard engines/soft/*.S)
 KVM_SRC := $(wildcard engines/kvm/*.c)
+IMAGE_SRC := $(wildcard image/*.c)
 LINUX_SRC := $(wildcard hosts/linux/*.c)
 FAKE_SRC := $(wildcard hosts/fake/*.c)
 CMD_SRC := $(wildcard cmd/*.c)
@@ -46,11 +47,12 @@ objs = $(patsubst %.c,$(BUILD)/%.o,$(filter %.c,$(1))) $(patsubst %.S,$(BUILD)/%
 LIBCORE := $(BUILD)/libcore.a
 LIBSOFT := $(BUILD)/libsoft.a
 LIBKVM := $(BUILD)/libkvm.a
+LIBIMAGE := $(BUILD)/libimage.a
 LIBLINUX := $(BUILD)/liblinux.a
 LIBFAKE := $(BUILD)/libfake.a
 LIBCMD := $(BUILD)/libcmd.a
 ENGINE_LIBS := $(LIBSOFT) $(LIBKVM)
-LDLIBS := -ljansson -lpthread
+LDLIBS := -ljansson -luring -lz -lzstd -lpthread
 
 .PHONY: all
 all: build/sosia
@@ -58,12 +60,13 @@ all: build/sosia
 build/sosia: $(BUILD)/sosia
 	@mkdir -p build && ln -sf $(CC)-$(MODE)/sosia $@
 
-$(BUILD)/sosia: $(LIBCMD) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+$(BUILD)/sosia: $(LIBCMD) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -o $@ -Wl,--start-group $^ -Wl,--end-group $(LDLIBS)
 
 $(LIBCORE): $(call objs,$(CORE_SRC))
 $(LIBSOFT): $(call objs,$(SOFT_SRC) $(SOFT_ASM))
 $(LIBKVM): $(call objs,$(KVM_SRC))
+$(LIBIMAGE): $(call objs,$(IMAGE_SRC))
 $(LIBLINUX): $(call objs,$(LINUX_SRC))
 $(LIBFAKE): $(call objs,$(FAKE_SRC))
 $(LIBCMD): $(call objs,$(CMD_SRC))
@@ -74,6 +77,10 @@ $(BUILD)/%.a:
 	@ar rcs $@ $^
 
 $(BUILD)/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(FREESTANDING) -c -o $@ $<
+
+$(BUILD)/image/%.o: image/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(FREESTANDING) -c -o $@ $<
 
@@ -97,8 +104,8 @@ UNIT_SRC := $(if $(UNITS),$(patsubst %,tests/unit/%_test.c,$(UNITS)),$(wildcard 
 UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(UNIT_SRC))
 UNIT_LIB := $(call objs,$(wildcard tests/unit/lib_*.c))
 
-$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
-	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
+$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $< $(UNIT_LIB) -Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group \
 		-lcmocka -lZydis $(LDLIBS)
 
 .PHONY: unit unit-bin
@@ -140,9 +147,9 @@ FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o $(BUILD)/tests/unit/lib_mock.o
 FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
 
-$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+$(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -o $@ $< $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) \
-		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
 
 .PHONY: fuzz-replay fuzz-bin
 fuzz-bin: $(FUZZ_REPLAY)
@@ -155,9 +162,9 @@ FUZZ_SECONDS ?= 30
 FUZZ_NAMES := $(or $(NAME),$(patsubst tests/fuzz/%_fuzz.c,%,$(FUZZ_SRC)))
 FUZZ_BIN := $(patsubst %,$(BUILD)/tests/fuzz/%_fuzzer,$(FUZZ_NAMES))
 
-$(BUILD)/tests/fuzz/%_fuzzer: $(BUILD)/tests/fuzz/%_fuzz.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
+$(BUILD)/tests/fuzz/%_fuzzer: $(BUILD)/tests/fuzz/%_fuzz.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE)
 	$(CC) $(OPT) -fsanitize=fuzzer -o $@ $< $(FUZZ_LIB) \
-		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+		-Wl,--start-group $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE) -Wl,--end-group $(LDLIBS)
 
 .PHONY: fuzz fuzz-run
 fuzz:
@@ -180,18 +187,19 @@ decode-zydis: $(DECODE_ZYDIS)
 # --- checks -----------------------------------------------------------------------------------------
 
 .PHONY: check
-check: $(LIBCORE) $(LIBSOFT)
+check: $(LIBCORE) $(LIBSOFT) $(LIBIMAGE)
 	@scripts/layer_check.py
 	@scripts/size_check.py
-	@scripts/symbol_check.sh $(LIBCORE) $(LIBSOFT)
+	@scripts/symbol_check.sh $(LIBCORE) $(LIBSOFT) $(LIBIMAGE)
 
 # clang-tidy with the checks of .clang-tidy, one file each so that they run side by side. The soft
 # engine's instruction tables take it minutes; what they need most, size_check.py says too.
-TIDY_SRC ?= $(CORE_SRC) $(LINUX_SRC) $(FAKE_SRC) $(CMD_SRC)
+TIDY_SRC ?= $(CORE_SRC) $(IMAGE_SRC) $(LINUX_SRC) $(FAKE_SRC) $(CMD_SRC)
 TIDY_OK := $(patsubst %.c,build/tidy/%.ok,$(TIDY_SRC))
 
 build/tidy/core/%.ok: TIDY_MODE := -ffreestanding
-build/tidy/%.ok: %.c .clang-tidy $(wildcard core/*/*.h hosts/*/*.h cmd/*.h)
+build/tidy/image/%.ok: TIDY_MODE := -ffreestanding
+build/tidy/%.ok: %.c .clang-tidy $(wildcard core/*/*.h image/*.h hosts/*/*.h cmd/*.h)
 	@mkdir -p $(@D)
 	@clang-tidy --quiet $< -- -std=c11 -I. $(or $(TIDY_MODE),-D_GNU_SOURCE) >$@.log 2>/dev/null || { cat $@.log; exit 1; }
 	@touch $@

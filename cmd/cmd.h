@@ -3,6 +3,7 @@
 #ifndef CMD_CMD_H
 #define CMD_CMD_H
 
+#include "cmd/disk.h"
 #include "core/base/err.h"
 #include "core/boot/blob.h"
 #include "core/if/engine.h"
@@ -16,11 +17,6 @@ enum { EXIT_GUEST_OFF = 0, EXIT_FAILURE_OTHER = 1, EXIT_BAD_INPUT = 2, EXIT_GUES
 enum { OPT_MAX_DISKS = 16, OPT_MAX_MODULES = 32, OPT_MAX_NETS = 8, OPT_STRINGS = 128 };
 
 enum engine_choice { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT };
-
-struct disk_option {
-    const char *path;
-    bool readonly;
-};
 
 struct net_option {
     u8 mac[6]; /* all zero: generated */

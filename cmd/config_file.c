@@ -188,14 +188,14 @@ static struct disk_option *disk_now(struct loader *l) {
 }
 
 static int load_drive_path(struct loader *l, const char *key, json_t *value) {
-    return keep_string(l, key, value, &disk_now(l)->path);
+    return keep_string(l, key, value, &disk_now(l)->open.path);
 }
 
 static int load_drive_readonly(struct loader *l, const char *key, json_t *value) {
     if (!json_is_boolean(value)) {
         return bad(l, key, "is not true or false");
     }
-    disk_now(l)->readonly = json_is_true(value);
+    disk_now(l)->open.readonly = json_is_true(value);
     return 0;
 }
 
@@ -221,7 +221,7 @@ static int drive_root(struct loader *l, json_t *drive) {
         return bad(l, "drives", "more than one root device");
     }
     l->root_set = true;
-    const char *mode = disk_now(l)->readonly ? "ro" : "rw";
+    const char *mode = disk_now(l)->open.readonly ? "ro" : "rw";
     const char *before = l->o->cmdline ? l->o->cmdline : DEFAULT_BOOT_ARGS;
     if (json_is_string(part)) {
         n = snprintf(args, sizeof(args), "%s root=PARTUUID=%s %s", before, json_string_value(part),
@@ -254,7 +254,11 @@ static int load_cache(struct loader *l, const char *key, json_t *value) {
 
 static int load_io_engine(struct loader *l, const char *key, json_t *value) {
     static const char *const names[] = {"Sync", "Async"};
-    return load_name(l, key, value, names, ARRAY_LEN(names));
+    int rc = load_name(l, key, value, names, ARRAY_LEN(names));
+    if (!rc && !strcmp(json_string_value(value), "Sync")) {
+        disk_now(l)->open.aio = BLK_AIO_THREADS;
+    }
+    return rc;
 }
 
 static int load_drive(struct loader *l, json_t *drive) {
@@ -268,12 +272,13 @@ static int load_drive(struct loader *l, json_t *drive) {
     if (l->o->disk_count == OPT_MAX_DISKS) {
         return bad(l, "drives", "too many");
     }
-    *disk_now(l) = (struct disk_option){0};
+    /* as Firecracker: whatever the file's first bytes say */
+    *disk_now(l) = (struct disk_option){.open.format = BLK_FORMAT_RAW};
     int rc = load_object(l, "drives", drive, members, ARRAY_LEN(members));
     if (!rc && !json_object_get(drive, "drive_id")) {
         rc = bad(l, "drives", "a drive has no drive_id");
     }
-    if (!rc && !disk_now(l)->path) {
+    if (!rc && !disk_now(l)->open.path) {
         rc = bad(l, "drives", "a drive has no path_on_host");
     }
     rc = rc ? rc : drive_root(l, drive);

@@ -91,14 +91,29 @@ static int stream_open(struct run *r, const char *what, const char *where,
     return rc;
 }
 
+/* on-full=pause: the machine stands still until the host has room again. */
+static void on_disk_full(void *ctx, bool full) {
+    struct run *r = ctx;
+    complain(full ? "the host's disk is full: the machine is paused until there is room"
+                  : "the host's disk has room again: the machine goes on");
+    if (r->pc && full) {
+        vm_pause_begin(pc_vm(r->pc));
+    } else if (r->pc) {
+        vm_resume(pc_vm(r->pc));
+    }
+}
+
 static int disks_open(struct run *r, struct err *err) {
     for (u32 i = 0; i < r->o.disk_count; i++) {
         struct disk_config *d = &r->cfg.disk[i];
-        d->readonly = r->o.disk[i].readonly;
-        int rc = blk_file_open(r->lh, r->o.disk[i].path, d->readonly, &d->backend, err);
+        const struct disk_option *o = &r->o.disk[i];
+        int rc = disk_open(r->lh, o, on_disk_full, r, &d->backend, err);
         if (rc) {
             return rc;
         }
+        d->readonly = o->open.readonly;
+        d->queues = o->queues ? o->queues : MIN(r->o.cpus, 8u);
+        memcpy(d->serial, o->serial, sizeof(d->serial));
         r->cfg.disk_count++;
     }
     return 0;

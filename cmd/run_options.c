@@ -75,7 +75,10 @@ static const char help_text[] =
     "  --engine auto|kvm|soft   how instructions execute (default: auto)\n"
     "  --cpus N                 1 to 64 (default: 1)\n"
     "  --memory SIZE            such as 512M or 4G; a plain number is MiB (default: 512M)\n"
-    "  --disk FILE[,readonly]   a raw image on virtio-blk; may be repeated\n"
+    "  --disk FILE[,OPTION...]  a disk image on virtio-blk; may be repeated. Options:\n"
+    "                           format=raw|qcow2, readonly, snapshot, serial=S, iops=N, bps=N,\n"
+    "                           queues=N, on-full=error|pause, backing, backing-dir=DIR,\n"
+    "                           aio=auto|threads|io_uring; see sosia(1)\n"
     "  --net none               a virtio-net card without a cable; may be repeated\n"
     "  --console stdio|pty|none|file=PATH\n"
     "                           where the first serial port goes (default: stdio)\n"
@@ -191,21 +194,9 @@ static int parse_disk(struct run_options *o, const char *arg, struct err *err) {
     if (!text) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
-    struct disk_option *d = &o->disk[o->disk_count];
-    *d = (struct disk_option){.path = text};
-    char *comma = strchr(text, ',');
-    if (comma) {
-        *comma = 0;
-        if (strcmp(comma + 1, "readonly") && strcmp(comma + 1, "ro")) {
-            return ERR_SET(err, ERR_INVAL, "--disk %s: unknown option '%s'", text, comma + 1);
-        }
-        d->readonly = true;
-    }
-    if (!*text) {
-        return ERR_SET(err, ERR_INVAL, "--disk: no file named");
-    }
-    o->disk_count++;
-    return 0;
+    int rc = disk_option_parse(&o->disk[o->disk_count], text, err);
+    o->disk_count += rc ? 0 : 1;
+    return rc;
 }
 
 static int parse_net(struct run_options *o, const char *arg, struct err *err) {

@@ -19,7 +19,8 @@ SAME_LEVEL_OK = {("irq", "time"), ("time", "irq")}
 FREESTANDING = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdalign.h", "limits.h"}
 SOFT_INTRINSICS = {"cpuid.h"}
 ENGINE_MAY = ("core/base/", "core/if/", "core/cpu/", "core/mem/")
-HOST_MAY = ("core/base/", "core/if/", "core/cpu/", "core/mem/ram.h")
+HOST_MAY = ("core/base/", "core/if/", "core/cpu/", "core/mem/ram.h", "image/")
+IMAGE_MAY = ("core/base/", "core/if/", "image/")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -50,6 +51,12 @@ def check_engine(path, kind, name):
     return "engines/%s includes %s" % (engine, name)
 
 
+def check_image(_path, kind, name):
+    if kind == "<":
+        return None if name in FREESTANDING else "image includes <%s>" % name
+    return None if name.startswith(IMAGE_MAY) else "image includes %s" % name
+
+
 def check_host(path, kind, name):
     host = path.parts[1]
     if kind == "<":
@@ -67,7 +74,7 @@ def check_cmd(path, kind, name):
     return None
 
 
-CHECKS = {"core": check_core, "engines": check_engine, "hosts": check_host, "cmd": check_cmd}
+CHECKS = {"core": check_core, "engines": check_engine, "image": check_image, "hosts": check_host, "cmd": check_cmd}
 
 
 def main():

@@ -6,12 +6,12 @@
 set -eu
 purpose=${1:-build}
 
-packages="gcc libc6-dev make libjansson-dev"
+packages="gcc libc6-dev make libjansson-dev liburing-dev zlib1g-dev libzstd-dev"
 case $purpose in
 build) ;;
 run) packages="$packages cpio kmod" ;;
 test) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
-    libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 procps" ;;
+    libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 qemu-utils procps" ;;
 bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps" ;;
 *)
     echo "usage: setup.sh build|run|test|bench" >&2

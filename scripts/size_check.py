@@ -12,7 +12,7 @@ import sys
 
 FUNCTION_SOFT, FUNCTION_HARD = 70, 120
 FILE_HARD = 900
-TOPS = ("core", "engines", "hosts", "cmd", "bench", "guests", "tests")
+TOPS = ("core", "image", "engines", "hosts", "cmd", "bench", "guests", "tests")
 # Of test programs each function is a list of steps; their files may be as long as it takes.
 TEST_PREFIX = "tests/"
 

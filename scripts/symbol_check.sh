@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: symbol_check.sh LIBCORE LIBSOFT
-# Proves that core needs nothing but memcpy, memmove, memset and memcmp, that the software engine
-# needs only those and core, and that neither has a mutable global.
+# usage: symbol_check.sh LIBCORE LIBSOFT LIBIMAGE
+# Proves that core needs nothing but memcpy, memmove, memset and memcmp, that the software engine and
+# the disk image library need only those and core, and that none of them has a mutable global.
 set -eu
 core=$1
 soft=$2
+image=$3
 status=0
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -23,20 +24,22 @@ if [ -s "$tmp/bad" ]; then
     status=1
 fi
 
-defined "$soft" | sort -u - "$tmp/core_ok" >"$tmp/soft_ok"
-undefined "$soft" | comm -23 - "$tmp/soft_ok" >"$tmp/bad"
-if [ -s "$tmp/bad" ]; then
-    echo "engines/soft has undefined symbols beyond core's:"
-    cat "$tmp/bad"
-    status=1
-fi
+for lib in "$soft" "$image"; do
+    defined "$lib" | sort -u - "$tmp/core_ok" >"$tmp/lib_ok"
+    undefined "$lib" | comm -23 - "$tmp/lib_ok" >"$tmp/bad"
+    if [ -s "$tmp/bad" ]; then
+        echo "$(basename "$lib") has undefined symbols beyond core's:"
+        cat "$tmp/bad"
+        status=1
+    fi
+done
 
 # Constant tables that hold pointers sit in .data.rel.ro, which is read-only once relocated.
-objdump -t "$core" "$soft" 2>/dev/null |
+objdump -t "$core" "$soft" "$image" 2>/dev/null |
     awk 'NF > 4 && $2 != "df" && $(NF-2) ~ /^(\.data|\.bss|\.tdata|\.tbss|\*COM\*)/ && $(NF-2) !~ /^\.data\.rel\.ro/ &&
          $NF !~ /^\./ {print $NF}' >"$tmp/bad"
 if [ -s "$tmp/bad" ]; then
-    echo "mutable globals in core or engines/soft:"
+    echo "mutable globals in core, engines/soft or image:"
     cat "$tmp/bad"
     status=1
 fi

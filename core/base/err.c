@@ -56,6 +56,8 @@ const char *err_name(int code) {
         return "not allowed in this state";
     case ERR_FAULT:
         return "bad guest address";
+    case ERR_NOSPACE:
+        return "no space left";
     default:
         return "unknown error";
     }

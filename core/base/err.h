@@ -18,9 +18,10 @@ enum err_code {
     ERR_NOTFOUND,
     ERR_EXISTS,
     ERR_PERM,
-    ERR_AGAIN, /* not now; try later */
-    ERR_STATE, /* not allowed in the present state */
-    ERR_FAULT, /* guest memory access outside RAM */
+    ERR_AGAIN,   /* not now; try later */
+    ERR_STATE,   /* not allowed in the present state */
+    ERR_FAULT,   /* guest memory access outside RAM */
+    ERR_NOSPACE, /* the host's file system or quota is full */
 };
 
 struct err {

@@ -32,6 +32,7 @@ enum device_transport {
 struct disk_config {
     struct block_backend *backend;
     bool readonly;
+    u32 queues;      /* 0: 1 */
     char serial[21]; /* virtio-blk's device ID, at most 20 characters; empty: "sosia-diskN" */
     enum device_transport transport;
 };

@@ -106,6 +106,7 @@ static int add_disk(struct pc *pc, const struct machine_config *cfg, u32 i, stru
     fmt_str(id, sizeof(id), "disk%u", i);
     fmt_str(serial, sizeof(serial), "sosia-disk%u", i);
     struct virtio_blk_opts opts = {.serial = d->serial[0] ? d->serial : serial,
+                                   .queues = d->queues,
                                    .readonly = d->readonly};
     struct virtio_device *vdev = virtio_blk_create(&pc->vm->env, d->backend, &opts, err);
     return attach(pc, cfg, vdev, d->transport, id, err);

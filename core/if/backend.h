@@ -25,13 +25,17 @@ struct block_req {
     u64 length;            /* bytes; the sum of iov for reads and writes */
     const struct iov *iov; /* stays valid until done */
     u32 iov_count;
-    /* status 0 or -ERR_IO, -ERR_UNSUPPORTED, -ERR_RANGE. Never called before submit returns. */
+    /* status 0 or -ERR_IO, -ERR_NOSPACE, -ERR_UNSUPPORTED, -ERR_RANGE, -ERR_PERM. Never called
+     * before submit returns. */
     void (*done)(struct block_req *req, int status);
 };
 
 struct block_backend;
 struct block_backend_ops {
     void (*submit)(struct block_backend *be, struct block_req *req);
+    /* Optional (may be NULL): does the request at once when that needs no waiting (a read from the
+     * host's cache). True: finished with *status, done is not called. False: submit it. */
+    bool (*attempt)(struct block_backend *be, struct block_req *req, int *status);
     /* Returns when no request is in flight and all callbacks have returned; some of them may run
      * on this thread. Must not need the event thread: that may be waiting for the caller. */
     void (*drain)(struct block_backend *be);

@@ -4,7 +4,8 @@
  * BLK_REQUESTS at a time over all queues; what the driver offers beyond that waits in the rings.
  *
  *   pop -> parse header -> submit ......... done -> status byte -> push -> signal
- *                       \-> (write through) flush --/
+ *                       |  \-> (write through) flush --/    |
+ *                       +-> attempt (no waiting) -----------+
  *
  * Left out: zoned devices, secure erase, lifetime, several ranges in one discard.
  * Lock rule: board lock held; blk_done comes from the event thread and takes it.
@@ -44,6 +45,7 @@ enum {
     BLK_ID_BYTES = 20,
     BLK_RANGE_MAX = 0x3fffff, /* sectors of one discard or write zeroes */
     BLK_UNMAP = 1,            /* flag of a range */
+    BLK_AT_ONCE = 2 << 20,    /* bytes that one notification may have copied with the board lock */
 };
 
 struct blk_config { /* 5.2.4 */
@@ -102,6 +104,7 @@ struct virtio_blk {
     struct block_backend *be;
     bool readonly;
     bool starved; /* a queue was left with work for want of a free request */
+    u64 at_once;  /* bytes left of BLK_AT_ONCE */
     u8 serial[BLK_ID_BYTES];
     struct blk_request *pool; /* BLK_REQUESTS of them */
     struct blk_request *free;
@@ -208,8 +211,30 @@ static u8 submit(struct virtio_blk *blk, struct blk_request *r, enum block_op op
     return BLK_S_OK;
 }
 
+/* What the host has at hand is answered here and now; everything else goes its asynchronous way. */
+static u8 submit_read(struct virtio_blk *blk, struct blk_request *r, u64 sector, u64 length,
+                      u32 iov_count, u64 *written, bool *sent) {
+    int status = 0;
+    r->req = (struct block_req){.op = BLOCK_READ,
+                                .offset = sector * BLK_SECTOR,
+                                .length = length,
+                                .iov = r->iov,
+                                .iov_count = iov_count,
+                                .done = blk_done};
+    *sent = length > blk->at_once || !blk->be->ops->attempt ||
+            !blk->be->ops->attempt(blk->be, &r->req, &status);
+    if (*sent) {
+        return submit(blk, r, BLOCK_READ, sector, length, iov_count);
+    }
+    blk->at_once -= length;
+    read_landed(blk, r);
+    *written = status ? 0 : length;
+    return blk_status(status);
+}
+
 /* Each returns a status, with *sent set when the back end has the request and will tell. */
-static u8 do_read(struct virtio_blk *blk, struct blk_request *r, u64 sector, bool *sent) {
+static u8 do_read(struct virtio_blk *blk, struct blk_request *r, u64 sector, u64 *written,
+                  bool *sent) {
     u64 length = blk->chain.in_len - 1;
     if (!range_ok(blk, sector, length)) {
         return BLK_S_IOERR;
@@ -217,9 +242,8 @@ static u8 do_read(struct virtio_blk *blk, struct blk_request *r, u64 sector, boo
     if (!length) {
         return BLK_S_OK;
     }
-    *sent = true;
     u32 count = vq_chain_in(&blk->chain, 0, length, r->iov, r->gpa);
-    return submit(blk, r, BLOCK_READ, sector, length, count);
+    return submit_read(blk, r, sector, length, count, written, sent);
 }
 
 static u8 do_write(struct virtio_blk *blk, struct blk_request *r, u64 sector, bool *sent) {
@@ -298,7 +322,7 @@ static bool request_start(struct virtio_blk *blk, u32 queue) {
           (unsigned long long)chain->in_len);
     switch (header.type) {
     case BLK_T_IN:
-        status = do_read(blk, r, header.sector, &sent);
+        status = do_read(blk, r, header.sector, &written, &sent);
         break;
     case BLK_T_OUT:
         status = do_write(blk, r, header.sector, &sent);
@@ -327,6 +351,7 @@ static bool blk_queue_run(struct virtio_device *vdev, u32 queue) {
     struct vq *vq = &vdev->queue[queue].vq;
     bool answered = false;
     int got = 1;
+    blk->at_once = BLK_AT_ONCE;
     vq_notify_off(vq);
     for (u32 n = 0; n < vq->size && blk->free && got > 0; n++) {
         got = virtio_pop(vdev, queue, &blk->chain);

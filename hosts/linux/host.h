@@ -5,7 +5,9 @@
 
 #include <pthread.h>
 
+#include "core/if/log.h"
 #include "hosts/linux/linux.h"
+#include "image/image.h"
 
 /* mem.c */
 void *linux_alloc(struct host *host, size_t size);
@@ -77,6 +79,12 @@ struct pool_job {
     struct pool_job *next;
 };
 int pool_submit(struct pool *pool, struct pool_job *job); /* 0 or -ERR_NOMEM (no thread at all) */
+
+/* image_open.c: an image and what it stands on, locked. */
+int image_open(struct host *host, const struct blk_options *o, struct image **out, struct err *err);
+/* blk_image.c: takes the image over when it succeeds. */
+int blk_image_create(struct linux_host *lh, struct image *im, const struct blk_options *o,
+                     struct block_backend **out, struct err *err);
 
 struct linux_host {
     struct host host;

@@ -36,7 +36,23 @@ void linux_fd_unwatch(struct linux_host *lh, int fd);
 
 /* --- back ends -------------------------------------------------------------------------------- */
 
-/* A raw image file or block device. Locked against a second writer (open file description lock). */
+enum blk_format { BLK_FORMAT_AUTO, BLK_FORMAT_RAW, BLK_FORMAT_QCOW2 };
+enum blk_aio { BLK_AIO_AUTO, BLK_AIO_THREADS, BLK_AIO_IO_URING };
+
+struct blk_options {
+    const char *path;
+    enum blk_format format; /* AUTO: by the file's first bytes */
+    enum blk_aio aio;       /* AUTO: io_uring where the kernel offers it, else threads */
+    bool readonly;
+    bool snapshot;           /* writes go to a file without a name and are gone at close */
+    bool backing;            /* open the backing files that an image names, wherever they are */
+    const char *backing_dir; /* open those in this directory or below; NULL: none */
+};
+
+/* An image file or block device. Locked against a second writer (open file description lock). */
+int blk_open(struct linux_host *lh, const struct blk_options *o, struct block_backend **out,
+             struct err *err);
+/* The same, raw. */
 int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
                   struct block_backend **out, struct err *err);
 

@@ -134,10 +134,10 @@ static void test_drives(void **state) {
         "{\"drive_id\": \"rootfs\", \"path_on_host\": \"r\", \"is_root_device\": true, "
         "\"is_read_only\": false, \"cache_type\": \"Writeback\", \"io_engine\": \"Async\"}]");
     assert_int_equal(o.disk_count, 2);
-    assert_string_equal(o.disk[0].path, "r"); /* the root device is /dev/vda */
-    assert_false(o.disk[0].readonly);
-    assert_string_equal(o.disk[1].path, "d");
-    assert_true(o.disk[1].readonly);
+    assert_string_equal(o.disk[0].open.path, "r"); /* the root device is /dev/vda */
+    assert_false(o.disk[0].open.readonly);
+    assert_string_equal(o.disk[1].open.path, "d");
+    assert_true(o.disk[1].open.readonly);
     assert_non_null(strstr(o.cmdline, " root=/dev/vda rw"));
     good("\"drives\": [{\"drive_id\": \"r\", \"path_on_host\": \"r\", \"is_root_device\": true, "
          "\"is_read_only\": true, \"partuuid\": \"0eaa91a0-01\"}]");

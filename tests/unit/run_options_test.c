@@ -147,14 +147,34 @@ static void test_disks(void **state) {
     (void)state;
     GOOD("--disk", "a.img", "--disk", "b.img,readonly", "--disk", "c,ro", NULL);
     assert_int_equal(o.disk_count, 3);
-    assert_string_equal(o.disk[0].path, "a.img");
-    assert_false(o.disk[0].readonly);
-    assert_string_equal(o.disk[1].path, "b.img");
-    assert_true(o.disk[1].readonly && o.disk[2].readonly);
+    assert_string_equal(o.disk[0].open.path, "a.img");
+    assert_false(o.disk[0].open.readonly);
+    assert_string_equal(o.disk[1].open.path, "b.img");
+    assert_true(o.disk[1].open.readonly && o.disk[2].open.readonly);
     BAD("unknown option 'rw'", "--disk", "a,rw", NULL);
     BAD("unknown option ''", "--disk", "a,", NULL);
     BAD("no file named", "--disk", "", NULL);
     BAD("no file named", "--disk", ",ro", NULL);
+    GOOD("--disk", "a,,b,format=qcow2,snapshot,serial=S1,iops=100,bps=2M,on-full=pause,queues=3",
+         "--disk", "b,aio=threads,backing-dir=/x,format=raw,readonly=off", NULL);
+    const struct disk_option *d = o.disk;
+    assert_string_equal(d[0].open.path, "a,b");
+    assert_int_equal(d[0].open.format, BLK_FORMAT_QCOW2);
+    assert_true(d[0].open.snapshot && d[0].pause_when_full && d[0].queues == 3);
+    assert_string_equal(d[0].serial, "S1");
+    assert_int_equal(d[0].limit.ops.size, 100);
+    assert_int_equal(d[0].limit.bandwidth.size, 2 << 20);
+    assert_int_equal(d[1].open.aio, BLK_AIO_THREADS);
+    assert_string_equal(d[1].open.backing_dir, "/x");
+    assert_false(d[1].open.readonly || d[1].open.backing);
+    BAD("format=vmdk: not raw or qcow2", "--disk", "a,format=vmdk", NULL);
+    BAD("iops=0: not a number", "--disk", "a,iops=0", NULL);
+    BAD("bps=x: not a number", "--disk", "a,bps=x", NULL);
+    BAD("serial=: not a name", "--disk", "a,serial=", NULL);
+    BAD("not a name of 1 to 20", "--disk", "a,serial=123456789012345678901", NULL);
+    BAD("queues=65", "--disk", "a,queues=65", NULL);
+    BAD("make no sense", "--disk", "a,readonly,snapshot", NULL);
+    BAD("on-full=stop: not error or pause", "--disk", "a,on-full=stop", NULL);
 }
 
 /* One more than there is room for. */

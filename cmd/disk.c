@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* --disk FILE[,OPTION...]: from its text to a block back end with its layers. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmd/cmd.h"
+#include "cmd/disk.h"
+#include "core/board/config.h"
+
+struct choice {
+    const char *name;
+    int value;
+};
+
+static const struct choice formats[] = {
+    {"raw", BLK_FORMAT_RAW}, {"qcow2", BLK_FORMAT_QCOW2}, {NULL, 0}};
+static const struct choice aios[] = {{"auto", BLK_AIO_AUTO},
+                                     {"threads", BLK_AIO_THREADS},
+                                     {"io_uring", BLK_AIO_IO_URING},
+                                     {NULL, 0}};
+static const struct choice fulls[] = {{"error", 0}, {"pause", 1}, {NULL, 0}};
+
+/* One option being read: its text is cut in two at '='. */
+struct item {
+    const char *disk, *key, *value; /* value NULL: none given */
+    struct err *err;
+};
+
+static int bad_value(const struct item *it, const char *what) {
+    return ERR_SET(it->err, ERR_INVAL, "--disk %s: %s=%s: not %s", it->disk, it->key,
+                   it->value ? it->value : "", what);
+}
+
+static int take_choice(const struct item *it, const struct choice *c, const char *what, int *out) {
+    for (; c->name; c++) {
+        if (it->value && !strcmp(c->name, it->value)) {
+            *out = c->value;
+            return 0;
+        }
+    }
+    return bad_value(it, what);
+}
+
+static int take_number(const struct item *it, u64 min, u64 max, u64 *out) {
+    char *end = NULL;
+    errno = 0;
+    unsigned long long n = it->value ? strtoull(it->value, &end, 10) : 0;
+    if (!it->value || it->value[0] < '0' || it->value[0] > '9' || *end || errno || n < min ||
+        n > max) {
+        return bad_value(it, "a number in range");
+    }
+    *out = n;
+    return 0;
+}
+
+/* Bytes a second; K, M, G and T are powers of 1024. */
+static int take_rate(const struct item *it, u64 *out) {
+    size_t len = it->value ? strlen(it->value) : 0;
+    bool unit = len && strchr("KMGTkmgt", it->value[len - 1]);
+    if (unit && !parse_size(it->value, out) && *out) {
+        return 0;
+    }
+    return take_number(it, 1, INT64_MAX, out);
+}
+
+static int take_flag(const struct item *it, bool *out) {
+    if (it->value && strcmp(it->value, "on") && strcmp(it->value, "off")) {
+        return bad_value(it, "on or off");
+    }
+    *out = !it->value || !strcmp(it->value, "on");
+    return 0;
+}
+
+static int take_serial(struct disk_option *d, const struct item *it) {
+    if (!it->value || !*it->value || strlen(it->value) > 20) {
+        return bad_value(it, "a name of 1 to 20 characters");
+    }
+    memcpy(d->serial, it->value, strlen(it->value) + 1);
+    return 0;
+}
+
+static int take_dir(struct disk_option *d, const struct item *it) {
+    if (!it->value || !*it->value) {
+        return bad_value(it, "a directory");
+    }
+    d->open.backing_dir = it->value;
+    return 0;
+}
+
+static int take_queues(struct disk_option *d, const struct item *it) {
+    u64 n = 0;
+    int rc = take_number(it, 1, 64, &n);
+    d->queues = (u32)n;
+    return rc;
+}
+
+static void limit_per_second(struct token_bucket_config *b, u64 tokens) {
+    *b = (struct token_bucket_config){.size = tokens, .refill_ms = 1000};
+}
+
+static int take_one(struct disk_option *d, const struct item *it) {
+    int n = 0, rc = 0;
+    u64 rate = 0;
+    if (!strcmp(it->key, "readonly") || !strcmp(it->key, "ro")) {
+        rc = take_flag(it, &d->open.readonly);
+    } else if (!strcmp(it->key, "snapshot")) {
+        rc = take_flag(it, &d->open.snapshot);
+    } else if (!strcmp(it->key, "backing")) {
+        rc = take_flag(it, &d->open.backing);
+    } else if (!strcmp(it->key, "backing-dir")) {
+        rc = take_dir(d, it);
+    } else if (!strcmp(it->key, "format")) {
+        rc = take_choice(it, formats, "raw or qcow2", &n);
+        d->open.format = (enum blk_format)n;
+    } else if (!strcmp(it->key, "aio")) {
+        rc = take_choice(it, aios, "auto, threads or io_uring", &n);
+        d->open.aio = (enum blk_aio)n;
+    } else if (!strcmp(it->key, "on-full")) {
+        rc = take_choice(it, fulls, "error or pause", &n);
+        d->pause_when_full = n;
+    } else if (!strcmp(it->key, "serial")) {
+        rc = take_serial(d, it);
+    } else if (!strcmp(it->key, "queues")) {
+        rc = take_queues(d, it);
+    } else if (!strcmp(it->key, "iops")) {
+        rc = take_number(it, 1, INT64_MAX, &rate);
+        limit_per_second(&d->limit.ops, rate);
+    } else if (!strcmp(it->key, "bps")) {
+        rc = take_rate(it, &rate);
+        limit_per_second(&d->limit.bandwidth, rate);
+    } else {
+        rc = ERR_SET(it->err, ERR_INVAL, "--disk %s: unknown option '%s'", it->disk, it->key);
+    }
+    return rc;
+}
+
+/* Commas inside the name of a file are doubled, as in QEMU. Returns what follows the name's comma,
+ * or NULL. */
+static char *cut_name(char *text) {
+    char *to = text;
+    for (char *from = text; *from; from++) {
+        if (*from == ',' && from[1] != ',') {
+            *to = 0;
+            return from + 1;
+        }
+        from += *from == ',';
+        *to++ = *from;
+    }
+    *to = 0;
+    return NULL;
+}
+
+int disk_option_parse(struct disk_option *d, char *text, struct err *err) {
+    *d = (struct disk_option){.open.path = text};
+    char *next = cut_name(text);
+    if (!*text) {
+        return ERR_SET(err, ERR_INVAL, "--disk: no file named");
+    }
+    int rc = 0;
+    while (next && !rc) {
+        struct item it = {.disk = text, .key = next, .err = err};
+        next = strchr(next, ',');
+        if (next) {
+            *next++ = 0;
+        }
+        char *value = strchr(it.key, '=');
+        if (value) {
+            *value = 0;
+            it.value = value + 1;
+        }
+        rc = take_one(d, &it);
+    }
+    if (!rc && d->open.snapshot && d->open.readonly) {
+        rc = ERR_SET(err, ERR_INVAL, "--disk %s: readonly and snapshot together make no sense",
+                     text);
+    }
+    return rc;
+}
+
+/* --- opening ----------------------------------------------------------------------------------
+ */
+
+static int add_layers(struct linux_host *lh, const struct disk_option *d, blk_full_fn full,
+                      void *ctx, struct block_backend **be, struct err *err) {
+    struct host *host = linux_host_host(lh);
+    int rc = 0;
+    if (d->pause_when_full) {
+        rc = blk_full_create(host, *be, full, ctx, be, err);
+    }
+    if (!rc && (d->limit.ops.size || d->limit.bandwidth.size)) {
+        rc = blk_limit_create(host, *be, &d->limit, be, err);
+    }
+    return rc;
+}
+
+int disk_open(struct linux_host *lh, const struct disk_option *d, blk_full_fn full, void *ctx,
+              struct block_backend **out, struct err *err) {
+    struct block_backend *be = NULL;
+    int rc = blk_open(lh, &d->open, &be, err);
+    rc = rc ? rc : add_layers(lh, d, full, ctx, &be, err);
+    if (rc && be) {
+        be->ops->close(be);
+        be = NULL;
+    }
+    *out = be;
+    return rc;
+}
