@@ -94,12 +94,14 @@ struct soft_vcpu {
     struct tlb_entry *dtlb; /* translations for c->mmu, or an empty table when each access must
                                take the slow path (alignment checks, watchpoints) */
     struct tlb_entry *itlb; /* translations for fetches */
-    u64 jump_key;           /* mode_key, CPL and address space: what a block link depends on */
-    u64 cs_base, cs_limit;  /* 0 and all ones in 64-bit mode */
-    u64 addr_mask;          /* of linear addresses: all ones in 64-bit mode, else 4 GiB - 1 */
-    u64 zero;               /* always 0 */
-    u64 linear;             /* what the address micro-op computed for the next one */
-    bool align_check;       /* CR0.AM, RFLAGS.AC and CPL 3 */
+    struct tlb_entry *dtlb_ac[2]; /* at CPL 0: dtlb with RFLAGS.AC clear and set, and c->mmu */
+    u8 mmu_ac[2];
+    u64 jump_key;          /* mode_key, CPL and address space: what a block link depends on */
+    u64 cs_base, cs_limit; /* 0 and all ones in 64-bit mode */
+    u64 addr_mask;         /* of linear addresses: all ones in 64-bit mode, else 4 GiB - 1 */
+    u64 zero;              /* always 0 */
+    u64 linear;            /* what the address micro-op computed for the next one */
+    bool align_check;      /* CR0.AM, RFLAGS.AC and CPL 3 */
 
     /* The block being executed. */
     struct soft_block *block;

@@ -122,6 +122,10 @@ void soft_derived_update(struct soft_vcpu *c) {
     c->addr_mask = mode64 ? UINT64_MAX : UINT32_MAX;
     c->dtlb = c->align_check ? c->tlb->empty : ctx->set[c->mmu].e;
     c->itlb = ctx->set[c->cpl == 3 ? MMU_USER : MMU_SYS].e;
+    c->mmu_ac[0] = c->mmu_implicit;
+    c->mmu_ac[1] = MMU_SYS;
+    c->dtlb_ac[0] = ctx->set[c->mmu_implicit].e;
+    c->dtlb_ac[1] = ctx->set[MMU_SYS].e;
     c->jump_key = ctx->generation << 24 | c->mode_key;
 }
 

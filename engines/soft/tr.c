@@ -237,17 +237,11 @@ static u32 put_one(struct soft_tr *t, u32 at) {
     case CLASS_PUSH_MEM:
         tr_push_mem(t, i);
         return 1;
-    case CLASS_PUSHF:
-        tr_pushf(t, i);
+    case CLASS_SYSTEM:
+        tr_system(t, i);
         return 1;
-    case CLASS_CLI:
-        tr_cli(t, i);
-        return 1;
-    case CLASS_STI:
-        tr_sti(t, i);
-        return 1;
-    case CLASS_SWAPGS:
-        tr_swapgs(t, i);
+    case CLASS_STRING:
+        tr_string(t, i);
         return 1;
     case CLASS_STEP:
     case CLASS_STEP_END:
@@ -360,18 +354,14 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
     t->stats.links++;
 }
 
-static struct tr_jump *jump_of(struct soft_vcpu *c, u64 rip) {
-    return &c->tr_jump[(rip ^ rip >> 12) & (ARRAY_LEN(c->tr_jump) - 1)];
-}
-
 static void jump_set(struct soft_vcpu *c, const struct tr_block *to) {
-    *jump_of(c, to->rip) = (struct tr_jump){
+    *tr_jump_of(c, to->rip) = (struct tr_jump){
         .rip = to->rip, .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
 }
 
 static void kill(struct soft_vcpu *c, struct tr_block *b) {
     struct soft_tr *t = c->tr;
-    struct tr_jump *j = jump_of(c, b->rip);
+    struct tr_jump *j = tr_jump_of(c, b->rip);
     for (u32 n = b->in; n != TR_NONE;) {
         struct tr_exit *e = &t->exits[n];
         n = e->next_in;
@@ -479,17 +469,17 @@ static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
 
 typedef void (*enter_fn)(struct soft_vcpu *c, const u8 *code);
 
-/* Runs generated code from b on; returns the exit that was taken, 0 when it is not to be joined. */
-static u32 enter(struct soft_vcpu *c, const struct tr_block *b) {
+/* Runs generated code; returns the exit that was taken, 0 when it is not to be joined. */
+static u32 enter(struct soft_vcpu *c, const u8 *code) {
     struct soft_tr *t = c->tr;
     enter_fn fn;
     memcpy(&fn, &t->code.rx, sizeof(fn));
     tr_flags_out(c);
     c->block = NULL;
     c->uop = &c->cache->fetch;
-    c->block_rip = b->rip;
+    c->block_rip = c->next_rip;
     t->stats.entries++;
-    fn(c, t->code.rx + b->entry[ENTRY_M]);
+    fn(c, code);
     u32 exit = c->tr_exit;
     const struct tr_exit *e = &t->exits[exit];
     c->block = NULL;
@@ -508,8 +498,10 @@ static u32 enter(struct soft_vcpu *c, const struct tr_block *b) {
     case TR_INDIRECT:
         after_indirect(c, e);
         return exit;
-    default:
+    case TR_MISS:
         return 0; /* next_rip is set */
+    default:
+        return exit;
     }
 }
 
@@ -535,33 +527,39 @@ static void interpret(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     b->uop[0].fn(c, b->uop);
 }
 
-void soft_tr_blocks(struct soft_vcpu *c) {
+/* Runs what is at next_rip by way of its block. exit: how generated code was left, or 0. */
+static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_tr *t = c->tr;
     bool able = (c->mode_key & KEY_MODE_64) && !(c->mode_key & KEY_AC);
-    u32 exit = 0;
-    for (;;) {
-        if (UNLIKELY(!has_room(c))) {
-            soft_cache_reset(c);
-            exit = 0;
-        }
-        u64 rip = c->next_rip, flushes = t->stats.flushes;
-        struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
-        exit = flushes == t->stats.flushes ? exit : 0;
-        struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
-        t->force = false;
-        if (n) {
-            if (exit) {
-                connect(c, exit, n);
-            }
-            exit = enter(c, n);
-        } else {
-            interpret(c, b, rip);
-            exit = 0;
-        }
-        if (UNLIKELY(must_look(c))) {
-            return;
-        }
+    if (UNLIKELY(!has_room(c))) {
+        soft_cache_reset(c);
+        exit = 0;
     }
+    u64 rip = c->next_rip, flushes = t->stats.flushes;
+    struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
+    exit = flushes == t->stats.flushes ? exit : 0;
+    struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
+    t->force = false;
+    if (!n) {
+        interpret(c, b, rip);
+        return 0;
+    }
+    if (exit) {
+        connect(c, exit, n);
+    }
+    return enter(c, t->code.rx + n->entry[ENTRY_M]);
+}
+
+void soft_tr_blocks(struct soft_vcpu *c) {
+    u32 exit = 0;
+    do {
+        const struct tr_jump *j = tr_jump_of(c, c->next_rip);
+        if (!exit && !c->tr->force && j->rip == c->next_rip) {
+            exit = enter(c, (const u8 *)(uintptr_t)j->host); /* entry X checks all */
+        } else {
+            exit = run_found(c, exit);
+        }
+    } while (LIKELY(!must_look(c)));
 }
 
 void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats) {

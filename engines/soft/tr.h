@@ -7,6 +7,7 @@
  *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
  *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
+ *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
  * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
@@ -66,7 +67,7 @@ enum tr_exit_kind {
     TR_INDIRECT, /* target in c->next_rip */
     TR_MISS,     /* memory access; generated code goes on when it returns */
     TR_STEP,     /* single instruction, likewise */
-    TR_STEP_END, /* the same, but never goes on */
+    TR_STEP_END, /* the same, but goes on where the instruction went */
 };
 
 enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_COUNT };
@@ -112,10 +113,8 @@ enum tr_class {
     CLASS_POP,
     CLASS_LEAVE,
     CLASS_PUSH_MEM,
-    CLASS_PUSHF,
-    CLASS_CLI,
-    CLASS_STI,
-    CLASS_SWAPGS,
+    CLASS_SYSTEM, /* tr_sys.c */
+    CLASS_STRING, /* tr_str.c */
     CLASS_CALL,
     CLASS_CALL_IND,
     CLASS_RET,
@@ -159,8 +158,8 @@ struct soft_tr {
     bool saved;    /* flags are in c->tr_flags */
     bool vec_done; /* vector registers were seen to be loaded */
     struct tr_late {
-        u32 from, from2; /* rel32 to fix; 0: none */
-        u32 back;        /* where the late piece returns to */
+        u32 from[4]; /* rel32 to fix; 0: none */
+        u32 back;    /* where the late piece returns to */
         u32 exit;
         u8 kind;
         bool saved;
@@ -193,6 +192,9 @@ void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 
 #define C_OFF(member) offsetof(struct soft_vcpu, member)
+static inline struct tr_jump *tr_jump_of(struct soft_vcpu *c, u64 rip) {
+    return &c->tr_jump[(rip ^ rip >> 12) & (ARRAY_LEN(c->tr_jump) - 1)];
+}
 static inline size_t tr_gpr(u32 n) {
     return offsetof(struct soft_vcpu, s.gpr) + 8 * (size_t)n;
 }
@@ -212,10 +214,6 @@ bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
 
 void tr_copy(struct soft_tr *t, const struct tr_insn *i);
 void tr_push_mem(struct soft_tr *t, const struct tr_insn *i);
-void tr_pushf(struct soft_tr *t, const struct tr_insn *i);
-void tr_cli(struct soft_tr *t, const struct tr_insn *i);
-void tr_sti(struct soft_tr *t, const struct tr_insn *i);
-void tr_swapgs(struct soft_tr *t, const struct tr_insn *i);
 void tr_lea(struct soft_tr *t, const struct tr_insn *i);
 void tr_moffs(struct soft_tr *t, const struct tr_insn *i);
 void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into its own number */
@@ -228,6 +226,13 @@ void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write
 u32 tr_push_pop(struct soft_tr *t, u32 at); /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);
+/* disp(%rsp), checked, to H_ADDR */
+void tr_stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 size, bool write);
+
+bool tr_sys_known(const struct soft_tr *t, const struct insn *i);
+void tr_system(struct soft_tr *t, const struct tr_insn *i);
+bool tr_string_known(const struct insn *i);
+void tr_string(struct soft_tr *t, const struct tr_insn *i);
 
 void tr_flags_save(struct soft_tr *t);
 void tr_flags_restore(struct soft_tr *t);
@@ -238,6 +243,9 @@ void tr_entries(struct soft_tr *t, u16 live);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
 void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);
+/* The jumps `from`, count of them (at most 4, 0: none), lead to a step behind the trace, which goes
+ * on here. Flags are saved where they start and here. */
+void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count);
 void tr_late_pieces(struct soft_tr *t);
 u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip);
 void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back);

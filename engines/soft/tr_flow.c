@@ -50,8 +50,8 @@ u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip) {
 }
 
 void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back) {
-    t->late[t->late_count++] =
-        (struct tr_late){.from = from, .back = back, .exit = exit, .kind = kind, .saved = t->saved};
+    t->late[t->late_count++] = (struct tr_late){
+        .from = {from}, .back = back, .exit = exit, .kind = kind, .saved = t->saved};
 }
 
 /* To a stub, with the exit's number where it expects it. */
@@ -159,7 +159,7 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     tr_late_new(t, LATE_INDIRECT, exit, from, 0);
 }
 
-void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
+static u32 step_exit(struct soft_tr *t, const struct tr_insn *i, bool end) {
     u32 exit = tr_exit_new(t, end ? TR_STEP_END : TR_STEP, i->rip);
     u32 n = t->single_count++;
     t->exits[exit].len = i->insn.len;
@@ -167,41 +167,20 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
     t->exits[exit].next_in = n;
     t->singles[n] = soft_block_single(t->c, (t->gpa & ~PAGE_MASK) | (i->rip & PAGE_MASK),
                                       t->page + (i->rip & PAGE_MASK), i->insn.len);
+    return exit;
+}
+
+void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
+    u32 exit = step_exit(t, i, end);
     tr_flags_clobber(t, FLAG_ARITH);
     put_exit(t, exit, STUB_STEP);
     t->exits[exit].patch = t->used;
     t->saved = true;
 }
 
-/* --- hot privileged instructions ---------------------------------------------------------------
- */
-
-void tr_cli(struct soft_tr *t, const struct tr_insn *i) {
-    tr_flags_clobber(t, i->live_in);
-    tr_gs(t, false, 0x81, 4, C_OFF(s.rflags));
-    tr_u32(t, ~(u32)FLAG_IF);
-}
-
-/* When nobody waits for interrupts to be allowed, nothing happens: one that comes later is seen at
- * the next poll, which is behind the next instruction at least. Else the interpreter does it. */
-void tr_sti(struct soft_tr *t, const struct tr_insn *i) {
-    tr_flags_clobber(t, FLAG_ARITH);
-    tr_gs(t, false, 0x80, 7, C_OFF(window_wanted));
-    tr_u8(t, 0);
-    u32 quiet = tr_jcc(t, 4);
-    tr_step(t, i, true);
-    tr_fix(t, quiet, t->used);
-    tr_gs(t, false, 0x81, 1, C_OFF(s.rflags));
-    tr_u32(t, (u32)FLAG_IF);
-}
-
-void tr_swapgs(struct soft_tr *t, const struct tr_insn *i) {
-    size_t base = C_OFF(s.seg[SEG_GS].base), other = C_OFF(s.msr.kernel_gs_base);
-    (void)i;
-    tr_gs_load(t, H_TEMP, base);
-    tr_gs_load(t, H_TEMP2, other);
-    tr_gs_store(t, H_TEMP, other);
-    tr_gs_store(t, H_TEMP2, base);
+void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count) {
+    tr_late_new(t, LATE_STEP, step_exit(t, i, false), 0, t->used);
+    memcpy(t->late[t->late_count - 1].from, from, count * sizeof(*from));
 }
 
 /* --- late pieces -------------------------------------------------------------------------------
@@ -210,7 +189,7 @@ void tr_swapgs(struct soft_tr *t, const struct tr_insn *i) {
 static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     struct tr_exit *e = &t->exits[l->exit];
     bool same_page = !((e->rip ^ t->rip) >> PAGE_SHIFT);
-    e->patch = l->from;
+    e->patch = l->from[0];
     e->unjoined = t->used;
     e->entry = l->saved ? ENTRY_M : ENTRY_R;
     if (same_page) {
@@ -230,7 +209,9 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
 void tr_late_pieces(struct soft_tr *t) {
     for (u32 n = 0; n < t->late_count; n++) {
         const struct tr_late *l = &t->late[n];
-        tr_fix(t, l->from, t->used);
+        for (u32 k = 0; k < ARRAY_LEN(l->from) && l->from[k]; k++) {
+            tr_fix(t, l->from[k], t->used);
+        }
         switch (l->kind) {
         case LATE_MISS:
             t->exits[l->exit].patch = l->back;
@@ -239,6 +220,10 @@ void tr_late_pieces(struct soft_tr *t) {
         case LATE_VLOAD:
             put_resume(t, l->back);
             tr_fix(t, tr_jmp(t), t->stub[STUB_VLOAD]);
+            break;
+        case LATE_STEP:
+            t->exits[l->exit].patch = l->back;
+            put_exit(t, l->exit, STUB_STEP);
             break;
         case LATE_INDIRECT:
             tr_gs_store(t, H_ADDR, C_OFF(next_rip));

@@ -99,9 +99,7 @@ void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write
 /* --- stacks ------------------------------------------------------------------------------------
  */
 
-/* disp(%rsp), checked */
-static void stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 size,
-                          bool write) {
+void tr_stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 size, bool write) {
     tr_flags_clobber(t, i->live_in);
     u32 back = t->used;
     tr_rm(t, true, 0x8d, H_ADDR, GPR_RSP, disp);
@@ -145,7 +143,7 @@ u32 tr_push_pop(struct soft_tr *t, u32 at) {
     while (at + n < t->trace_len && n < 15 && first[n].class == first->class) {
         n++;
     }
-    stack_operand(t, first, push ? -8 * (s32)n : 0, 8 * n, push);
+    tr_stack_operand(t, first, push ? -8 * (s32)n : 0, 8 * n, push);
     t->exits[t->exit_count - 1].unjoined = push ? 8 * (n - 1) : 0;
     for (u32 k = 0; k < n; k++) {
         if (push) {
@@ -162,25 +160,8 @@ void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
     tr_operand(t, i, 8, false);
     tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
     tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
-    stack_operand(t, i, -8, 8, true);
+    tr_stack_operand(t, i, -8, 8, true);
     tr_gs_load(t, H_TEMP, C_OFF(tr_temp));
-    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
-    move_rsp(t, -8);
-}
-
-/* RFLAGS in memory, arithmetic flags from where they were saved. */
-void tr_pushf(struct soft_tr *t, const struct tr_insn *i) {
-    tr_flags_clobber(t, FLAG_ARITH);
-    stack_operand(t, i, -8, 8, true);
-    tr_gs_load(t, H_TEMP, C_OFF(s.rflags));
-    tr_rr(t, true, 0x81, 4, H_TEMP); /* and */
-    tr_u32(t, ~(u32)(FLAG_ARITH | FLAG_RF | FLAG_VM));
-    tr_gs(t, false, 0x0fb6, H_TEMP2, C_OFF(tr_flags) + 1); /* movzx: as LAHF, with bit 1 */
-    tr_rr(t, true, 0x09, H_TEMP2, H_TEMP);
-    tr_gs(t, false, 0x0fb6, H_TEMP2, C_OFF(tr_flags));
-    tr_rr(t, false, 0xc1, 4, H_TEMP2); /* shl: OF */
-    tr_u8(t, 11);
-    tr_rr(t, true, 0x09, H_TEMP2, H_TEMP);
     tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
     move_rsp(t, -8);
 }
@@ -188,7 +169,7 @@ void tr_pushf(struct soft_tr *t, const struct tr_insn *i) {
 /* The return address to the stack. */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp) {
     (void)value_in_temp;
-    stack_operand(t, i, -8, 8, true);
+    tr_stack_operand(t, i, -8, 8, true);
     tr_imm(t, H_TEMP, i->rip + i->insn.len);
     tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
     move_rsp(t, -8);

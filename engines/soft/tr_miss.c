@@ -54,6 +54,32 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
     return 0;
 }
 
+/* What the run loop's round looks at (run.c). */
+static bool undisturbed(const struct soft_vcpu *c) {
+    const struct cpu_events *e = &c->s.events;
+    if ((c->leave & ~(u32)SOFT_LEAVE_LOOP) | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
+        __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED)) {
+        return false;
+    }
+    if (e->exception_pending | e->nmi_pending | e->interrupt_pending) {
+        return false;
+    }
+    return !(c->mode_key & KEY_ONE) && !(c->window_wanted && (c->s.rflags & FLAG_IF));
+}
+
+/* Control went to c->next_rip: there is code for that, and nobody wants a round of the run loop.
+ * Entry X checks the mode. */
+static bool tr_go_on(struct soft_vcpu *c) {
+    const struct tr_jump *j = tr_jump_of(c, c->next_rip);
+    if (j->rip != c->next_rip || !undisturbed(c)) {
+        return false;
+    }
+    c->leave = 0;
+    c->s.rflags &= ~(u64)FLAG_RF;
+    c->tr_resume = j->host;
+    return true;
+}
+
 u32 tr_step_call(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     const struct tr_exit *e = &t->exits[c->tr_exit];
@@ -69,7 +95,10 @@ u32 tr_step_call(struct soft_vcpu *c) {
     bool end = e->kind == TR_STEP_END;
     b->uop[0].fn(c, b->uop);
     tr_flags_out(c);
-    return end || c->next_rip != after || wanted(c);
+    if (!end && c->next_rip == after && !wanted(c)) {
+        return 0;
+    }
+    return !tr_go_on(c);
 }
 
 bool tr_host_fault(struct host_fault *fault) {

@@ -60,22 +60,6 @@ static enum tr_class class_stack(const struct insn *i) {
     return plain_gpr(op) && op->reg != GPR_RSP ? CLASS_POP : CLASS_STEP;
 }
 
-/* Privileged ones, which at CPL 0 have no conditions. */
-static enum tr_class class_system(const struct soft_tr *t, const struct insn *i) {
-    bool kernel = t->c->cpl == 0 && !(i->prefixes & PREFIX_LOCK);
-    switch (i->id) {
-    case INSN_CLI:
-        return kernel ? CLASS_CLI : CLASS_STEP_END;
-    case INSN_STI:
-        return kernel ? CLASS_STI : CLASS_STEP_END;
-    case INSN_CLAC: /* they change which table is looked into, and leave when more changes */
-    case INSN_STAC:
-        return CLASS_STEP;
-    default:
-        return CLASS_STEP_END;
-    }
-}
-
 static bool is_control_move(const struct insn *i) {
     for (u32 n = 0; n < i->operand_count; n++) {
         u32 class = i->op[n].reg_class;
@@ -88,6 +72,9 @@ static bool is_control_move(const struct insn *i) {
 
 static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
+    if (tr_string_known(i)) {
+        return CLASS_STRING;
+    }
     switch (i->id) {
     case INSN_NOP:
     case INSN_ENDBR32:
@@ -114,10 +101,6 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
     case INSN_POP:
     case INSN_LEAVE:
         return class_stack(i);
-    case INSN_PUSHF:
-        return i->opsize == 8 ? CLASS_PUSHF : CLASS_STEP;
-    case INSN_SWAPGS:
-        return t->c->cpl == 0 ? CLASS_SWAPGS : CLASS_STEP;
     default:
         break;
     }
@@ -129,7 +112,10 @@ static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
     if (i->flags & INSN_BRANCH) {
         return class_jump(i, target_of(ti));
     }
-    return i->flags & INSN_ENDS_BLOCK ? class_system(t, i) : class_other(t, ti);
+    if (tr_sys_known(t, i)) {
+        return CLASS_SYSTEM;
+    }
+    return i->flags & INSN_ENDS_BLOCK ? CLASS_STEP_END : class_other(t, ti);
 }
 
 /* --- the walk ----------------------------------------------------------------------------------
@@ -241,9 +227,15 @@ static void liveness(struct soft_tr *t) {
         case CLASS_JMP_IND:
         case CLASS_RET:
         case CLASS_JCC:
-        case CLASS_STI:
-        case CLASS_PUSHF:
             live = FLAG_ARITH;
+            break;
+        case CLASS_STRING:
+            live &= (u16)~tr_flags_killed(insn);
+            live = insn->flags & INSN_STRING ? FLAG_ARITH : live;
+            break;
+        case CLASS_SYSTEM:
+            live = insn->id == INSN_POPF ? 0 : insn->id == INSN_STI ? FLAG_ARITH : live;
+            live |= insn->flags_read & FLAG_ARITH;
             break;
         default:
             live &= (u16)~tr_flags_killed(insn);
@@ -277,8 +269,9 @@ __attribute__((no_sanitize_thread)) static bool same_code(const struct tr_insn *
 
 /* The instruction behind STI must follow without a poll in between. */
 static void end_with_sti(struct soft_tr *t) {
-    if (t->trace_len && t->trace[t->trace_len - 1].class == CLASS_STI) {
-        t->trace[t->trace_len - 1].class = CLASS_STEP_END;
+    struct tr_insn *last = &t->trace[t->trace_len - 1];
+    if (t->trace_len && last->insn.id == INSN_STI) {
+        last->class = CLASS_STEP_END;
     }
 }
 
