@@ -88,3 +88,25 @@ pack_initramfs() {
         cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) >"$2.tmp"
     mv "$2.tmp" "$2"
 }
+
+# deb_root DIR PACKAGE...: the files of packages and all they depend on, as one root folder. Nothing is
+# installed on the host and no package script runs.
+deb_root() {
+    _into=$1
+    shift
+    mkdir -p "$GUESTS" "$_into"
+    : >"$GUESTS/no-packages"
+    for _try in 1 2; do
+        _names=$(apt-get -s -o Dir::State::status="$PWD/$GUESTS/no-packages" -o Debug::NoLocking=1 \
+            --no-install-recommends install "$@" 2>/dev/null | awk '$1 == "Inst" {print $2}')
+        [ -z "$_names" ] || break
+        apt-get -qq update >/dev/null # a fresh machine has no package lists
+    done
+    [ -n "$_names" ] || return 1
+    for _p in $_names; do
+        dpkg-deb -x "$(fetch_deb "$_p")" "$_into"
+    done
+    chmod 755 "$_into"
+    ln -sf bash "$_into/bin/sh"
+    mkdir -p "$_into/proc" "$_into/sys" "$_into/dev" "$_into/tmp" "$_into/root"
+}

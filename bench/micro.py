@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""usage: bench/report.py [--rounds N]
+"""usage: bench/micro.py [--rounds N]
 
 Runs the same program natively and in guests (same kernel, same initramfs) under each monitor, one
 after the other, N times round, and prints the median of each row with ratios. Times are never
