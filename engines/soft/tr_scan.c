@@ -269,8 +269,8 @@ __attribute__((no_sanitize_thread)) static bool same_code(const struct tr_insn *
 
 /* The instruction behind STI must follow without a poll in between. */
 static void end_with_sti(struct soft_tr *t) {
-    struct tr_insn *last = &t->trace[t->trace_len - 1];
-    if (t->trace_len && last->insn.id == INSN_STI) {
+    struct tr_insn *last = t->trace_len ? &t->trace[t->trace_len - 1] : NULL;
+    if (last && last->insn.id == INSN_STI) {
         last->class = CLASS_STEP_END;
     }
 }
