@@ -8,6 +8,7 @@
 #define CORE_BOARD_CONFIG_H
 
 #include "core/boot/blob.h"
+#include "core/dev/token_bucket.h"
 #include "core/if/backend.h"
 #include "core/if/engine.h"
 
@@ -41,6 +42,8 @@ struct net_config {
     struct net_backend *backend; /* NULL: a card without a cable */
     u8 mac[6];                   /* all zero: 52:54:00:50:1a:0N */
     u16 mtu;                     /* 0: not offered */
+    u16 queues;                  /* pairs; 0: 1 */
+    struct rate_limit rx, tx;    /* all zero: none */
     enum device_transport transport;
 };
 

@@ -20,6 +20,7 @@
 #define CORE_BOARD_PC_H
 
 #include "core/board/config.h"
+#include "core/virtio/net.h"
 #include "core/vm/vm.h"
 
 struct pc;
@@ -36,6 +37,9 @@ void pc_destroy(struct pc *pc);
 
 /* The machine: vm_start, vm_wait, vm_pause, vm_save, ... */
 struct vm *pc_vm(struct pc *pc);
+
+/* Counters of the network card i of the configuration; false: there is none. */
+bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out);
 
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);

@@ -105,9 +105,8 @@ static int add_disk(struct pc *pc, const struct machine_config *cfg, u32 i, stru
     char id[16], serial[21];
     fmt_str(id, sizeof(id), "disk%u", i);
     fmt_str(serial, sizeof(serial), "sosia-disk%u", i);
-    struct virtio_blk_opts opts = {.serial = d->serial[0] ? d->serial : serial,
-                                   .queues = d->queues,
-                                   .readonly = d->readonly};
+    struct virtio_blk_opts opts = {
+        .serial = d->serial[0] ? d->serial : serial, .queues = d->queues, .readonly = d->readonly};
     struct virtio_device *vdev = virtio_blk_create(&pc->vm->env, d->backend, &opts, err);
     return attach(pc, cfg, vdev, d->transport, id, err);
 }
@@ -115,7 +114,11 @@ static int add_disk(struct pc *pc, const struct machine_config *cfg, u32 i, stru
 static int add_net(struct pc *pc, const struct machine_config *cfg, u32 i, struct err *err) {
     static const u8 none[6] = {0};
     const struct net_config *n = &cfg->net[i];
-    struct virtio_net_opts opts = {.mac = {0x52, 0x54, 0x00, 0x50, 0x1a, (u8)i}, .mtu = n->mtu};
+    struct virtio_net_opts opts = {.mac = {0x52, 0x54, 0x00, 0x50, 0x1a, (u8)i},
+                                   .mtu = n->mtu,
+                                   .pairs = n->queues,
+                                   .rx = n->rx,
+                                   .tx = n->tx};
     char id[16];
     fmt_str(id, sizeof(id), "net%u", i);
     if (memcmp(n->mac, none, sizeof(none)) != 0) {
@@ -152,4 +155,15 @@ int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *e
         set_hooks(pc, doorbells_want);
     }
     return rc;
+}
+
+bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out) {
+    for (u32 n = 0; n < pc->virtio_count; n++) {
+        struct virtio_device *vdev = pc->virtio[n];
+        if (vdev->ops->device_id == VIRTIO_ID_NET && i-- == 0) {
+            virtio_net_get_stats(vdev, out);
+            return true;
+        }
+    }
+    return false;
 }

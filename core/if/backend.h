@@ -77,23 +77,34 @@ struct char_backend {
 
 struct net_backend;
 struct net_backend_ops {
-    /* One frame with its virtio_net_hdr (12 bytes, virtio 1.2 section 5.1.6) in front when
-     * be->vnet_hdr. Returns 0, or -ERR_AGAIN when the queue is full (call again after writable). */
+    /* One frame with its struct net_hdr (core/base/packet.h) in front when be->vnet_hdr; the header
+     * has been checked against the frame. Returns 0, or -ERR_AGAIN when the queue is full (call
+     * again after writable). Called with the board lock held: it must not wait. */
     int (*send)(struct net_backend *be, const struct iov *iov, u32 count);
-    /* The VIRTIO_NET_F_* of `offloads` that the driver accepted: frames it receives must need no
-     * others. May be NULL when offloads is 0. */
+    /* The VIRTIO_NET_F_GUEST_* that the driver accepted. A back end without this function may
+     * deliver anything of `offloads`: the device does in software what its driver does not know. */
     void (*set_offloads)(struct net_backend *be, u64 offloads);
+    /* There is room again for a frame that receive refused. Board lock held. */
     void (*rx_ready)(struct net_backend *be);
+    /* Optional. A device is connected (receive, writable and device are filled): callbacks may
+     * come from now on, on any one thread of the host, with no lock held. */
+    void (*start)(struct net_backend *be);
+    /* Optional. No lock held: returns when no callback is running, and none comes any more. */
+    void (*stop)(struct net_backend *be);
     void (*close)(struct net_backend *be);
 };
 
+/* A back end may also stand between a device and another back end (to answer some frames itself):
+ * it is the device of the one behind it. */
 struct net_backend {
     const struct net_backend_ops *ops;
     bool vnet_hdr;
-    u64 offloads; /* VIRTIO_NET_F_* bits that the backend can handle */
+    u64 offloads; /* VIRTIO_NET_F_* bits that the back end can handle; with vnet_hdr only */
     int (*receive)(void *device, const struct iov *iov,
                    u32 count); /* 0, or -ERR_AGAIN: no buffer */
     void (*writable)(void *device);
+    /* The cable was plugged or pulled: the peer came or went. */
+    void (*link)(void *device, bool up);
     void *device;
 };
 

@@ -1,367 +1,227 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Virtio network device, one pair of queues: virtio 1.2, section 5.1. Queue 0 receives, queue 1
- * transmits. Each frame has a virtio_net_hdr of 12 bytes in front; checksum and segmentation
- * offloads are passed through to a back end that knows the header, and not offered otherwise.
+ * Virtio network device: virtio 1.2, section 5.1. Its life, features, configuration and saved
+ * state; frames in net_rx.c and net_tx.c, the control queue in net_ctrl.c.
  *
- *   guest -> tx chain [hdr | frame] -> back end [hdr |] frame     hdr: only when be->vnet_hdr
- *   back end [hdr |] frame -> rx chains [hdr frame...][...frame]  several only with MRG_RXBUF
+ * Offloads for transmission are always offered: what the back end cannot do is done here. Those for
+ * reception are offered as far as the back end has a use for them.
  *
- * Left out: control queue (so no multiqueue, no filters, no offload changes at run time), RSS.
- * Lock rule: board lock held; net_receive and net_writable come from the event thread.
+ * Left out: UDP segmentation, VLAN filtering, RSS, hash reports, notification coalescing, speed and
+ * duplex, standby. Lock rule: board lock held; net_receive, net_writable, net_link and the timers
+ * come without and take it.
  */
-#include "core/virtio/net.h"
-
 #include "core/base/err.h"
+#include "core/virtio/net_int.h"
 
-#define VIRTIO_NET_F_CSUM       BIT(0)
-#define VIRTIO_NET_F_GUEST_CSUM BIT(1)
-#define VIRTIO_NET_F_MTU        BIT(3)
-#define VIRTIO_NET_F_MAC        BIT(5)
-#define VIRTIO_NET_F_GUEST_TSO4 BIT(7)
-#define VIRTIO_NET_F_GUEST_TSO6 BIT(8)
-#define VIRTIO_NET_F_GUEST_ECN  BIT(9)
-#define VIRTIO_NET_F_HOST_TSO4  BIT(11)
-#define VIRTIO_NET_F_HOST_TSO6  BIT(12)
-#define VIRTIO_NET_F_HOST_ECN   BIT(13)
-#define VIRTIO_NET_F_MRG_RXBUF  BIT(15)
-#define VIRTIO_NET_F_STATUS     BIT(16)
+/* --- queues ----------------------------------------------------------------------------------- */
 
-#define NET_TX_OFFLOADS                                                                            \
-    (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_ECN)
-#define NET_RX_OFFLOADS                                                                            \
-    (VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 |                 \
-     VIRTIO_NET_F_GUEST_ECN)
-
-enum {
-    NET_RX = 0,
-    NET_TX = 1,
-    NET_QUEUES = 2,
-    NET_QUEUE_SIZE = 256,
-    NET_FRAME_MIN = 14,             /* an Ethernet header */
-    NET_FRAME_MAX = 65536 + 14 + 4, /* the largest segment with header and VLAN tag */
-    NET_S_LINK_UP = 1,
-    NET_MTU_MIN = 68,
-};
-
-enum {
-    HDR_F_NEEDS_CSUM = 1,
-    HDR_GSO_NONE = 0,
-    HDR_GSO_TCPV4 = 1,
-    HDR_GSO_TCPV6 = 4,
-    HDR_GSO_ECN = 0x80
-};
-
-struct net_hdr { /* 5.1.6 */
-    u8 flags, gso_type;
-    u16 hdr_len, gso_size, csum_start, csum_offset, num_buffers;
-};
-_Static_assert(sizeof(struct net_hdr) == 12, "struct virtio_net_hdr");
-
-struct net_config { /* 5.1.4 */
-    u8 mac[6];
-    u16 status;
-    u16 max_virtqueue_pairs;
-    u16 mtu;
-};
-_Static_assert(sizeof(struct net_config) == 12, "struct virtio_net_config");
-
-struct rx_used {
-    u16 head;
-    bool redone;
-    u32 written;
-};
-
-struct virtio_net {
-    struct virtio_device vdev;
-    struct net_backend *be; /* may be NULL */
-    bool refused;           /* a frame was refused: tell the back end when there are buffers */
-    bool tx_blocked;        /* the back end is full; net_writable goes on */
-    struct vq_chain chain;
-    struct iov iov[VQ_SEGS_MAX + 1];
-    struct rx_used used[NET_QUEUE_SIZE]; /* chains of the frame being received */
-};
-
-static struct virtio_net *net_of(struct virtio_device *vdev) {
-    return CONTAINER_OF(vdev, struct virtio_net, vdev);
-}
-
-static bool link_up(const struct virtio_net *net) {
-    return net->be && (net->vdev.config[offsetof(struct net_config, status)] & NET_S_LINK_UP);
-}
-
-/* --- transmit --------------------------------------------------------------------------------- */
-
-/* Is what the header asks for something the driver negotiated? */
-static bool tx_header_ok(const struct virtio_net *net, const struct net_hdr *hdr) {
-    u64 f = net->vdev.features;
-    if ((hdr->flags & HDR_F_NEEDS_CSUM) && !(f & VIRTIO_NET_F_CSUM)) {
+static bool net_queue_run(struct virtio_device *vdev, u32 queue) {
+    struct virtio_net *net = net_of(vdev);
+    if ((vdev->features & VIRTIO_NET_F_CTRL_VQ) && queue == net_ctrl_queue(net)) {
+        return net_ctrl_run(net, queue);
+    }
+    if (queue / 2 >= net->pairs_active) {
         return false;
     }
-    if ((hdr->gso_type & HDR_GSO_ECN) && !(f & VIRTIO_NET_F_HOST_ECN)) {
-        return false;
+    if (queue & 1) {
+        return net_tx_run(net, queue);
     }
-    switch (hdr->gso_type & ~HDR_GSO_ECN) {
-    case HDR_GSO_NONE:
-        return true;
-    case HDR_GSO_TCPV4:
-        return (f & VIRTIO_NET_F_HOST_TSO4) && hdr->gso_size;
-    case HDR_GSO_TCPV6:
-        return (f & VIRTIO_NET_F_HOST_TSO6) && hdr->gso_size;
-    default:
-        return false;
-    }
-}
-
-/* Sends the chain, or drops it when it is no frame. False: the back end is full. */
-static bool tx_send(struct virtio_net *net) {
-    struct net_hdr hdr;
-    u32 n = 0;
-    u64 length = net->chain.out_len - MIN(net->chain.out_len, sizeof(hdr));
-    if (vq_chain_read(&net->chain, 0, &hdr, sizeof(hdr)) < sizeof(hdr) || !link_up(net) ||
-        length < NET_FRAME_MIN || length > NET_FRAME_MAX || !tx_header_ok(net, &hdr)) {
-        return true;
-    }
-    if (net->be->vnet_hdr) {
-        hdr.flags &= HDR_F_NEEDS_CSUM;
-        hdr.num_buffers = 0;
-        net->iov[n++] = (struct iov){&hdr, sizeof(hdr)};
-    }
-    n += vq_chain_out(&net->chain, sizeof(hdr), length, net->iov + n);
-    return net->be->ops->send(net->be, net->iov, n) != -ERR_AGAIN;
-}
-
-static bool tx_run(struct virtio_net *net) {
-    struct virtio_device *vdev = &net->vdev;
-    struct vq *vq = &vdev->queue[NET_TX].vq;
-    u32 done = 0;
-    int got = 1;
-    vq_notify_off(vq);
-    net->tx_blocked = false;
-    while (done < vq->size && (got = virtio_pop(vdev, NET_TX, &net->chain)) > 0) {
-        if (!tx_send(net)) {
-            vq_unpop(vq, net->chain.head, net->chain.redone);
-            net->tx_blocked = true;
-            break;
-        }
-        virtio_push(vdev, NET_TX, net->chain.head, 0);
-        done++;
-    }
-    if (done) {
-        virtio_signal(vdev, NET_TX);
-    }
-    return !net->tx_blocked && (got > 0 || (got == 0 && vq_notify_on(vq)));
+    net_rx_ready(net);
+    return false;
 }
 
 static void net_writable(void *device) {
     struct virtio_net *net = device;
     struct device_env *env = net->vdev.env;
     mutex_lock(env->host, env->lock);
-    virtio_queue_run(&net->vdev, NET_TX);
+    if (net->tx_blocked) {
+        net_tx_run_all(net);
+    }
     mutex_unlock(env->host, env->lock);
 }
 
-/* --- receive ---------------------------------------------------------------------------------- */
-
-struct rx_frame {
-    const struct iov *iov;
-    u32 count;
-    u64 length; /* with the header in front */
-    struct net_hdr hdr;
-    bool hdr_in_iov;
-};
-
-/* Copies frame bytes [from, from+len) into the in part of the chain at its byte `to`. */
-static void rx_copy(struct virtio_net *net, const struct rx_frame *f, u64 from, u64 to, u64 len) {
-    struct ram *ram = net->vdev.env->ram;
-    u64 at = f->hdr_in_iov ? 0 : sizeof(f->hdr);
-    if (!f->hdr_in_iov && from < sizeof(f->hdr)) {
-        size_t n = (size_t)MIN(len, sizeof(f->hdr) - from);
-        vq_chain_write(ram, &net->chain, to, (const u8 *)&f->hdr + from, n);
-        from += n;
-        to += n;
-        len -= n;
-    }
-    for (u32 i = 0; i < f->count && len; at += f->iov[i].len, i++) {
-        if (from >= at + f->iov[i].len) {
-            continue;
-        }
-        u64 skip = from - at;
-        size_t n = (size_t)MIN(len, f->iov[i].len - skip);
-        vq_chain_write(ram, &net->chain, to, (const u8 *)f->iov[i].base + skip, n);
-        from += n;
-        to += n;
-        len -= n;
-    }
-}
-
-/* Where in guest memory num_buffers of the first chain lies: two bytes that may be apart. The value
- * is known only when the last chain was taken. */
-struct rx_mark {
-    u8 *p[2];
-    u64 gpa[2];
-};
-
-static void rx_mark_find(const struct virtio_net *net, struct rx_mark *mark) {
-    struct iov iov[1];
-    for (u32 i = 0; i < 2; i++) {
-        u64 at = offsetof(struct net_hdr, num_buffers) + i;
-        vq_chain_in(&net->chain, at, 1, iov, &mark->gpa[i]);
-        mark->p[i] = iov[0].base;
-    }
-}
-
-static void rx_mark_set(struct virtio_net *net, const struct rx_mark *mark, u32 count) {
-    for (u32 i = 0; i < 2 && mark->p[i]; i++) {
-        *mark->p[i] = (u8)(count >> (i * 8));
-        ram_written(net->vdev.env->ram, mark->gpa[i], 1);
-    }
-}
-
-static void rx_undo(struct virtio_net *net, u32 count) {
-    while (count--) {
-        vq_unpop(&net->vdev.queue[NET_RX].vq, net->used[count].head, net->used[count].redone);
-    }
-}
-
-static void rx_finish(struct virtio_net *net, const struct rx_mark *mark, u32 count) {
-    struct vq *vq = &net->vdev.queue[NET_RX].vq;
-    rx_mark_set(net, mark, count);
-    for (u32 i = 0; i < count; i++) {
-        vq_push_at(vq, (u16)i, net->used[i].head, net->used[i].written);
-    }
-    vq_publish(vq, (u16)count); /* all at once: the driver takes the frame whole */
-    virtio_signal(&net->vdev, NET_RX);
-}
-
-/* 0: delivered or dropped; -ERR_AGAIN: not enough buffers now, nothing changed. */
-static int rx_deliver(struct virtio_net *net, const struct rx_frame *f) {
-    struct virtio_device *vdev = &net->vdev;
-    bool merge = vdev->features & VIRTIO_NET_F_MRG_RXBUF;
-    struct rx_mark mark = {0};
-    u64 done = 0;
-    u32 n = 0;
-    while (done < f->length) {
-        int got = n < NET_QUEUE_SIZE ? virtio_pop(vdev, NET_RX, &net->chain) : 0;
-        if (got <= 0) {
-            rx_undo(net, n);
-            /* larger than all the driver can ever offer: drop it, or it would block the queue */
-            return got < 0 || n >= vdev->queue[NET_RX].vq.size ? 0 : -ERR_AGAIN;
-        }
-        u64 part = MIN(net->chain.in_len, f->length - done);
-        net->used[n] = (struct rx_used){net->chain.head, net->chain.redone, (u32)part};
-        n++;
-        if (net->chain.in_len < (n == 1 ? sizeof(struct net_hdr) : 1)) {
-            virtio_needs_reset(vdev, "a receive buffer without room for the header");
-            return 0;
-        }
-        if (!merge && part < f->length) {
-            rx_undo(net, n);
-            return 0; /* does not fit: dropped */
-        }
-        if (n == 1) {
-            rx_mark_find(net, &mark);
-        }
-        rx_copy(net, f, done, 0, part);
-        done += part;
-    }
-    rx_finish(net, &mark, n);
-    return 0;
-}
-
-static int rx_locked(struct virtio_net *net, const struct iov *iov, u32 count) {
-    struct virtio_device *vdev = &net->vdev;
-    struct rx_frame f = {.iov = iov, .count = count, .hdr_in_iov = net->be->vnet_hdr};
-    for (u32 i = 0; i < count; i++) {
-        f.length += iov[i].len;
-    }
-    f.length += f.hdr_in_iov ? 0 : sizeof(f.hdr);
-    if (f.length < sizeof(f.hdr) + NET_FRAME_MIN || f.length > sizeof(f.hdr) + NET_FRAME_MAX ||
-        !link_up(net) || !(vdev->status & VIRTIO_STATUS_DRIVER_OK)) {
-        return 0;
-    }
-    int error = rx_deliver(net, &f);
-    if (error && virtio_queue_ready(vdev, NET_RX) && vq_notify_on(&vdev->queue[NET_RX].vq)) {
-        error = rx_deliver(net, &f);
-    }
-    net->refused = error;
-    return error;
-}
-
-static int net_receive(void *device, const struct iov *iov, u32 count) {
-    struct virtio_net *net = device;
+static void tx_timer_fire(void *ctx) {
+    struct virtio_net *net = ctx;
     struct device_env *env = net->vdev.env;
     mutex_lock(env->host, env->lock);
-    int error = rx_locked(net, iov, count);
+    if (vtimer_due(&net->tx_timer, host_now(env->host))) {
+        net_tx_run_all(net);
+    }
     mutex_unlock(env->host, env->lock);
-    return error;
 }
 
-static bool net_queue_run(struct virtio_device *vdev, u32 queue) {
-    struct virtio_net *net = net_of(vdev);
-    if (queue == NET_TX) {
-        return tx_run(net);
+static void rx_timer_fire(void *ctx) {
+    struct virtio_net *net = ctx;
+    struct device_env *env = net->vdev.env;
+    mutex_lock(env->host, env->lock);
+    if (vtimer_due(&net->rx_timer, host_now(env->host))) {
+        net_rx_ready(net);
     }
-    if (net->refused) {
-        net->refused = false;
-        net->be->ops->rx_ready(net->be);
-    }
-    return false;
+    mutex_unlock(env->host, env->lock);
 }
 
-/* --- life ------------------------------------------------------------------------------------- */
+/* --- configuration ---------------------------------------------------------------------------- */
+
+static void status_set(struct virtio_net *net, u8 clear, u8 set) {
+    u8 *status = &net->vdev.config[offsetof(struct net_config, status)];
+    u8 value = (*status & (u8)~clear) | set;
+    if (*status != value) {
+        *status = value;
+        virtio_config_changed(&net->vdev);
+    }
+}
+
+static void net_link(void *device, bool up) {
+    virtio_net_set_link(&((struct virtio_net *)device)->vdev, up);
+}
 
 void virtio_net_set_link(struct virtio_device *vdev, bool up) {
-    struct device_env *env = vdev->env;
-    u8 *status = &vdev->config[offsetof(struct net_config, status)];
-    mutex_lock(env->host, env->lock);
-    if ((*status & NET_S_LINK_UP) != up) {
-        *status = up ? NET_S_LINK_UP : 0;
-        virtio_config_changed(vdev);
-    }
-    mutex_unlock(env->host, env->lock);
+    mutex_lock(vdev->env->host, vdev->env->lock);
+    status_set(net_of(vdev), NET_S_LINK_UP, up ? NET_S_LINK_UP : 0);
+    mutex_unlock(vdev->env->host, vdev->env->lock);
 }
+
+void virtio_net_announce(struct virtio_device *vdev) {
+    mutex_lock(vdev->env->host, vdev->env->lock);
+    if (vdev->features & VIRTIO_NET_F_GUEST_ANNOUNCE) {
+        status_set(net_of(vdev), 0, NET_S_ANNOUNCE);
+    }
+    mutex_unlock(vdev->env->host, vdev->env->lock);
+}
+
+void virtio_net_set_limits(struct virtio_device *vdev, const struct rate_limit *rx,
+                           const struct rate_limit *tx) {
+    struct virtio_net *net = net_of(vdev);
+    struct host *host = vdev->env->host;
+    mutex_lock(host, vdev->env->lock);
+    if (rx) {
+        rate_limiter_init(&net->rx_limit, rx, host_now(host));
+        net_rx_ready(net);
+    }
+    if (tx) {
+        rate_limiter_init(&net->tx_limit, tx, host_now(host));
+        net_tx_run_all(net);
+    }
+    mutex_unlock(host, vdev->env->lock);
+}
+
+void virtio_net_get_stats(struct virtio_device *vdev, struct virtio_net_stats *out) {
+    mutex_lock(vdev->env->host, vdev->env->lock);
+    *out = net_of(vdev)->stats;
+    mutex_unlock(vdev->env->host, vdev->env->lock);
+}
+
+/* --- start, reset, saving --------------------------------------------------------------------- */
 
 static void net_start(struct virtio_device *vdev) {
     struct virtio_net *net = net_of(vdev);
-    if (net->be && net->be->ops->set_offloads) {
-        net->be->ops->set_offloads(net->be, vdev->features & NET_RX_OFFLOADS);
-    }
+    net_set_offloads(net, net->rx_offloads & vdev->features & NET_RX_OFFLOADS);
 }
 
 static void net_reset(struct virtio_device *vdev) {
     struct virtio_net *net = net_of(vdev);
     net->tx_blocked = false;
-    if (net->refused) {
-        net->refused = false;
-        net->be->ops->rx_ready(net->be); /* what waits there is to be thrown away */
+    net->pairs_active = 1;
+    net->rx_offloads = NET_RX_OFFLOADS; /* those the driver accepts count from net_start on */
+    net_filter_reset(&net->filter);
+    memcpy(vdev->config, net->mac, sizeof(net->mac));
+    vtimer_cancel(&net->tx_timer);
+    vtimer_cancel(&net->rx_timer);
+    vdev->config[offsetof(struct net_config, status)] &= (u8)~NET_S_ANNOUNCE;
+    net_rx_ready(net); /* what waits there is to be thrown away */
+}
+
+static void macs_save(const struct net_macs *t, struct snap_writer *w) {
+    snap_put32(w, t->count);
+    snap_put8(w, t->overflow);
+    snap_put(w, t->mac, t->count * 6ul);
+}
+
+static void macs_load(struct net_macs *t, struct snap_reader *r) {
+    *t = (struct net_macs){.count = snap_get32(r)};
+    t->overflow = snap_get_bool(r);
+    if (t->count > NET_MACS_MAX) {
+        t->count = 0;
+        r->failed = true;
     }
+    snap_get(r, t->mac, t->count * 6ul);
 }
 
-/* Frames are sent and received whole while the lock is held: nothing beyond the rings. */
-static void net_save(struct virtio_device *vdev UNUSED, struct snap_writer *w UNUSED) {
+static u8 filter_bits(const struct net_filter *f) {
+    return (u8)(f->promisc | f->allmulti << 1 | f->alluni << 2 | f->nomulti << 3 | f->nouni << 4 |
+                f->nobcast << 5);
 }
 
-static int net_load(struct virtio_device *vdev UNUSED, struct snap_reader *r, u32 version UNUSED) {
-    return snap_finish(r);
+/* Frames are sent and received whole while the lock is held: nothing of them is left to save. Where
+ * flows were steered is learnt again. */
+static void net_save(struct virtio_device *vdev, struct snap_writer *w) {
+    struct virtio_net *net = net_of(vdev);
+    u64 now = host_now(vdev->env->host);
+    snap_put16(w, net->pairs_active);
+    snap_put64(w, net->rx_offloads);
+    snap_put8(w, filter_bits(&net->filter));
+    macs_save(&net->filter.uni, w);
+    macs_save(&net->filter.multi, w);
+    rate_limiter_save(&net->rx_limit, w, now);
+    rate_limiter_save(&net->tx_limit, w, now);
+}
+
+static int net_load(struct virtio_device *vdev, struct snap_reader *r, u32 version) {
+    struct virtio_net *net = net_of(vdev);
+    u64 now = host_now(vdev->env->host);
+    if (version == 1) { /* one pair, no control queue */
+        return snap_finish(r);
+    }
+    u16 pairs = snap_get16(r);
+    net->rx_offloads = snap_get64(r) & NET_RX_OFFLOADS;
+    u8 bits = snap_get8(r);
+    struct net_filter *f = &net->filter;
+    *f = (struct net_filter){.promisc = bits & 1,
+                             .allmulti = bits >> 1 & 1,
+                             .alluni = bits >> 2 & 1,
+                             .nomulti = bits >> 3 & 1,
+                             .nouni = bits >> 4 & 1,
+                             .nobcast = bits >> 5 & 1};
+    macs_load(&f->uni, r);
+    macs_load(&f->multi, r);
+    rate_limiter_load(&net->rx_limit, r, now);
+    rate_limiter_load(&net->tx_limit, r, now);
+    if (snap_finish(r) || !pairs || pairs > net->pairs) {
+        net_filter_reset(f);
+        return -ERR_FORMAT;
+    }
+    net->pairs_active = pairs;
+    return 0;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void net_free(struct virtio_net *net) {
+    struct host *host = net->vdev.env->host;
+    vtimer_fini(&net->rx_timer);
+    vtimer_fini(&net->tx_timer);
+    virtio_fini(&net->vdev);
+    host_free(host, net, sizeof(*net));
 }
 
 static void net_destroy(struct virtio_device *vdev) {
     struct virtio_net *net = net_of(vdev);
-    struct host *host = vdev->env->host;
     if (net->be) {
+        if (net->be->ops->stop) {
+            net->be->ops->stop(net->be);
+        }
         net->be->receive = NULL;
         net->be->writable = NULL;
+        net->be->link = NULL;
     }
-    virtio_fini(vdev);
-    host_free(host, net, sizeof(*net));
+    net_free(net);
 }
 
 static const struct virtio_ops net_ops = {
     .name = "virtio-net",
     .device_id = VIRTIO_ID_NET,
     .tag = SNAP_TAG('V', 'N', 'E', 'T'),
-    .version = 1,
+    .version = 2,
     .queue_run = net_queue_run,
     .start = net_start,
     .reset = net_reset,
@@ -371,37 +231,78 @@ static const struct virtio_ops net_ops = {
 };
 
 static u64 features_of(const struct net_backend *be, const struct virtio_net_opts *opts) {
-    u64 f = VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MRG_RXBUF;
+    u64 f = VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_NET_F_CTRL_VQ |
+            VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_RX_EXTRA | VIRTIO_NET_F_CTRL_MAC_ADDR |
+            VIRTIO_NET_F_GUEST_ANNOUNCE | NET_TX_OFFLOADS;
     if (opts->mtu >= NET_MTU_MIN) {
         f |= VIRTIO_NET_F_MTU;
     }
-    if (be && be->vnet_hdr) {
-        f |= be->offloads & (NET_TX_OFFLOADS | NET_RX_OFFLOADS);
+    if (opts->pairs > 1) {
+        f |= VIRTIO_NET_F_MQ;
+    }
+    if (be && be->vnet_hdr && (be->offloads & NET_RX_OFFLOADS)) {
+        f |= (be->offloads & NET_RX_OFFLOADS) | VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
     }
     return f;
 }
 
+static int net_init(struct virtio_net *net, struct device_env *env,
+                    const struct virtio_net_opts *opts, struct err *err) {
+    struct host *host = env->host;
+    net->pairs = net->pairs_active = opts->pairs ? opts->pairs : 1;
+    net->rx_offloads = NET_RX_OFFLOADS;
+    net_filter_reset(&net->filter);
+    rate_limiter_init(&net->rx_limit, &opts->rx, host_now(host));
+    rate_limiter_init(&net->tx_limit, &opts->tx, host_now(host));
+    int rc = virtio_init(&net->vdev, env, &net_ops, features_of(net->be, opts), 2u * net->pairs + 1,
+                         NET_QUEUE_SIZE, sizeof(struct net_config), err);
+    if (rc) {
+        return rc;
+    }
+    if (vtimer_init(&net->rx_timer, host, rx_timer_fire, net) ||
+        vtimer_init(&net->tx_timer, host, tx_timer_fire, net)) {
+        return ERR_SET(err, ERR_NOMEM, "virtio-net: out of memory");
+    }
+    net->pairs_active = 1;
+    struct net_config config = {
+        .status = net->be ? NET_S_LINK_UP : 0, .max_virtqueue_pairs = net->pairs, .mtu = opts->mtu};
+    memcpy(config.mac, opts->mac, sizeof(config.mac));
+    memcpy(net->mac, opts->mac, sizeof(net->mac));
+    virtio_set_config(&net->vdev, 0, &config, sizeof(config));
+    return 0;
+}
+
+static void connect_backend(struct virtio_net *net) {
+    struct net_backend *be = net->be;
+    be->device = net;
+    be->receive = net_receive;
+    be->writable = net_writable;
+    be->link = net_link;
+    if (be->ops->start) {
+        be->ops->start(be);
+    }
+}
+
 struct virtio_device *virtio_net_create(struct device_env *env, struct net_backend *backend,
                                         const struct virtio_net_opts *opts, struct err *err) {
+    if (opts->pairs > VIRTIO_NET_PAIRS_MAX || (opts->mtu && opts->mtu < NET_MTU_MIN)) {
+        ERR_SET(err, ERR_INVAL, "virtio-net: %u queue pairs (at most %u), MTU %u (at least %u)",
+                opts->pairs, (u32)VIRTIO_NET_PAIRS_MAX, opts->mtu, (u32)NET_MTU_MIN);
+        return NULL;
+    }
     struct virtio_net *net = host_alloc(env->host, sizeof(*net));
     if (!net) {
         ERR_SET(err, ERR_NOMEM, "virtio-net: out of memory");
         return NULL;
     }
-    if (virtio_init(&net->vdev, env, &net_ops, features_of(backend, opts), NET_QUEUES,
-                    NET_QUEUE_SIZE, sizeof(struct net_config), err)) {
-        host_free(env->host, net, sizeof(*net));
+    net->be = backend;
+    net->vdev.env = env;
+    if (net_init(net, env, opts, err)) {
+        net_free(net);
         return NULL;
     }
-    struct net_config config = {
-        .status = backend ? NET_S_LINK_UP : 0, .max_virtqueue_pairs = 1, .mtu = opts->mtu};
-    memcpy(config.mac, opts->mac, sizeof(config.mac));
-    virtio_set_config(&net->vdev, 0, &config, sizeof(config));
-    net->be = backend;
     if (backend) {
-        backend->device = net;
-        backend->receive = net_receive;
-        backend->writable = net_writable;
+        connect_backend(net);
     }
     return &net->vdev;
 }

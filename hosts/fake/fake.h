@@ -70,6 +70,7 @@ struct fake_net {
     u8 frame[64][2048];
     size_t frame_len[64];
     u32 frames;
+    u32 rx_ready_calls;
     bool full; /* send answers -ERR_AGAIN */
 };
 struct fake_net *fake_net_create(bool vnet_hdr, u64 offloads);

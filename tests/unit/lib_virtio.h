@@ -58,7 +58,7 @@ u32 vt_config_read(struct vt *vt, u32 devfn, u32 reg, u32 size);
 void vt_config_write(struct vt *vt, u32 devfn, u32 reg, u32 size, u32 value);
 u32 vt_msis_with(const struct vt *vt, u32 data); /* how many of the last ones carry data */
 
-enum { VD_QUEUES = 4, VD_QUEUE_SIZE = 32 };
+enum { VD_QUEUES = 5, VD_QUEUE_SIZE = 32 };
 
 struct vd_queue {
     u16 size;
