@@ -4,6 +4,7 @@
 #define CMD_CMD_H
 
 #include "cmd/disk.h"
+#include "cmd/net.h"
 #include "core/base/err.h"
 #include "core/boot/blob.h"
 #include "core/if/engine.h"
@@ -17,11 +18,6 @@ enum { EXIT_GUEST_OFF = 0, EXIT_FAILURE_OTHER = 1, EXIT_BAD_INPUT = 2, EXIT_GUES
 enum { OPT_MAX_DISKS = 16, OPT_MAX_MODULES = 32, OPT_MAX_NETS = 8, OPT_STRINGS = 128 };
 
 enum engine_choice { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT };
-
-struct net_option {
-    u8 mac[6]; /* all zero: generated */
-    u16 mtu;
-};
 
 /* What a person asked for, from the command line or a configuration file. Strings are owned by
  * `strings` or by argv. */
@@ -75,6 +71,7 @@ void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The verbs. Each returns the exit status of the process. */
 int cmd_run(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
+int cmd_switch(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

@@ -27,6 +27,8 @@ struct loader {
     const char *name; /* of the file */
     struct err *err;
     bool root_set;
+    struct rate_limit *limit; /* being read, */
+    struct token_bucket_config *bucket;
 };
 
 typedef int (*member_fn)(struct loader *l, const char *key, json_t *value);
@@ -147,6 +149,37 @@ static int load_count(struct loader *l, const char *key, json_t *value, u64 min,
     return 0;
 }
 
+/* --- rate limiters ---------------------------------------------------------------------------- */
+
+static int load_size(struct loader *l, const char *key, json_t *value) {
+    return load_count(l, key, value, 0, INT64_MAX, &l->bucket->size);
+}
+
+static int load_burst(struct loader *l, const char *key, json_t *value) {
+    return load_count(l, key, value, 0, INT64_MAX, &l->bucket->burst);
+}
+
+static int load_refill(struct loader *l, const char *key, json_t *value) {
+    return load_count(l, key, value, 0, INT64_MAX, &l->bucket->refill_ms);
+}
+
+static int load_bucket(struct loader *l, const char *key, json_t *value) {
+    static const struct member members[] = {
+        {"size", load_size}, {"refill_time", load_refill}, {"one_time_burst", load_burst}};
+    l->bucket = strcmp(key, "ops") ? &l->limit->bandwidth : &l->limit->ops;
+    int rc = load_object(l, key, value, members, ARRAY_LEN(members));
+    if (!rc && (!json_object_get(value, "size") || !json_object_get(value, "refill_time"))) {
+        rc = bad(l, key, "needs size and refill_time");
+    }
+    return rc;
+}
+
+static int load_limit(struct loader *l, const char *key, json_t *value, struct rate_limit *limit) {
+    static const struct member members[] = {{"bandwidth", load_bucket}, {"ops", load_bucket}};
+    l->limit = limit;
+    return load_object(l, key, value, members, ARRAY_LEN(members));
+}
+
 static int load_vcpus(struct loader *l, const char *key, json_t *value) {
     u64 n = 0;
     int rc = load_count(l, key, value, 1, MACHINE_MAX_VCPUS, &n);
@@ -247,6 +280,10 @@ static void drive_commit(struct loader *l, json_t *drive) {
     o->disk_count++;
 }
 
+static int load_drive_limit(struct loader *l, const char *key, json_t *value) {
+    return load_limit(l, key, value, &disk_now(l)->limit);
+}
+
 static int load_cache(struct loader *l, const char *key, json_t *value) {
     static const char *const names[] = {"Unsafe", "Writeback"};
     return load_name(l, key, value, names, ARRAY_LEN(names));
@@ -266,7 +303,7 @@ static int load_drive(struct loader *l, json_t *drive) {
         {"drive_id", load_id},         {"path_on_host", load_drive_path},
         {"is_root_device", load_bool}, {"is_read_only", load_drive_readonly},
         {"partuuid", load_text},       {"cache_type", load_cache},
-        {"io_engine", load_io_engine}, {"rate_limiter", unsupported},
+        {"io_engine", load_io_engine}, {"rate_limiter", load_drive_limit},
         {"socket", unsupported},
     };
     if (l->o->disk_count == OPT_MAX_DISKS) {
@@ -310,16 +347,27 @@ static int load_drives(struct loader *l, const char *key, json_t *value) {
 
 /* "06:00:ac:10:00:02" */
 static int load_mac(struct loader *l, const char *key, json_t *value) {
-    u8 *mac = l->o->net[l->o->net_count].mac;
     const char *s = json_string_value(value);
-    bool good = s && strlen(s) == 17;
-    for (size_t i = 0; good && i < 6; i++) {
-        const char *p = s + 3 * i;
-        good = isxdigit((unsigned char)p[0]) && isxdigit((unsigned char)p[1]) &&
-               p[2] == (i < 5 ? ':' : 0);
-        mac[i] = (u8)strtoul(p, NULL, 16);
+    return s && !mac_parse(s, l->o->net[l->o->net_count].mac) ? 0
+                                                              : bad(l, key, "is not a MAC address");
+}
+
+static int load_tap(struct loader *l, const char *key, json_t *value) {
+    struct net_option *n = &l->o->net[l->o->net_count];
+    if (!json_is_string(value)) {
+        return bad(l, key, "is not a string");
     }
-    return good ? 0 : bad(l, key, "is not a MAC address");
+    n->kind = NET_TAP;
+    n->name = run_options_keep(l->o, json_string_value(value));
+    return n->name ? 0 : bad(l, key, "out of memory");
+}
+
+static int load_rx_limit(struct loader *l, const char *key, json_t *value) {
+    return load_limit(l, key, value, &l->o->net[l->o->net_count].rx);
+}
+
+static int load_tx_limit(struct loader *l, const char *key, json_t *value) {
+    return load_limit(l, key, value, &l->o->net[l->o->net_count].tx);
 }
 
 static int load_mtu(struct loader *l, const char *key, json_t *value) {
@@ -331,8 +379,12 @@ static int load_mtu(struct loader *l, const char *key, json_t *value) {
 
 static int load_net(struct loader *l, json_t *item) {
     static const struct member members[] = {
-        {"iface_id", load_id}, {"host_dev_name", load_text},     {"guest_mac", load_mac},
-        {"mtu", load_mtu},     {"rx_rate_limiter", unsupported}, {"tx_rate_limiter", unsupported},
+        {"iface_id", load_id},
+        {"host_dev_name", load_tap},
+        {"guest_mac", load_mac},
+        {"mtu", load_mtu},
+        {"rx_rate_limiter", load_rx_limit},
+        {"tx_rate_limiter", load_tx_limit},
     };
     if (l->o->net_count == OPT_MAX_NETS) {
         return bad(l, "network-interfaces", "too many");
@@ -341,8 +393,6 @@ static int load_net(struct loader *l, json_t *item) {
     int rc = load_object(l, "network-interfaces", item, members, ARRAY_LEN(members));
     if (!rc) {
         l->o->net_count++;
-        complain("config %s: network-interfaces: no network back end yet, the card has no cable",
-                 l->name);
     }
     return rc;
 }

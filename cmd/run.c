@@ -119,6 +119,19 @@ static int disks_open(struct run *r, struct err *err) {
     return 0;
 }
 
+/* Which machine this is, for addresses that stay the same: that with this disk, or this kernel. */
+static int nets_open(struct run *r, struct err *err) {
+    const char *file = r->o.disk_count ? r->o.disk[0].open.path : r->o.kernel;
+    char *machine = realpath(file, NULL);
+    int rc = 0;
+    for (u32 i = 0; i < r->o.net_count && !rc; i++) {
+        rc = net_open(r->lh, &r->o.net[i], machine ? machine : file, i, &r->cfg.net[i], err);
+        r->cfg.net_count += rc ? 0 : 1;
+    }
+    free(machine);
+    return rc;
+}
+
 static int streams_open(struct run *r, struct err *err) {
     int rc = stream_open(r, "the serial console", r->o.console, &r->cfg.serial[0], err);
     rc = rc ? rc : stream_open(r, "the virtio console", r->o.virtio_console, &r->cfg.console, err);
@@ -190,11 +203,6 @@ static void config_fill(struct run *r) {
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
     c->mmio_cmdline = o->mmio_cmdline;
     c->trace = o->trace;
-    c->net_count = o->net_count;
-    for (u32 i = 0; i < o->net_count; i++) {
-        memcpy(c->net[i].mac, o->net[i].mac, sizeof(c->net[i].mac));
-        c->net[i].mtu = o->net[i].mtu;
-    }
 }
 
 static int machine_create(struct run *r, struct err *err) {
@@ -211,7 +219,8 @@ static int machine_create(struct run *r, struct err *err) {
     }
     r->cfg.caps = &r->caps;
     r->cfg.translator = r->o.translator;
-    rc = streams_open(r, err);
+    rc = nets_open(r, err);
+    rc = rc ? rc : streams_open(r, err);
     rc = rc ? rc : pc_create(linux_host_host(r->lh), r->engine, &r->cfg, &r->pc, err);
     files_unmap(r);
     return rc;
@@ -275,6 +284,11 @@ static void run_cleanup(struct run *r) {
     for (u32 i = 0; i < r->cfg.disk_count; i++) {
         r->cfg.disk[i].backend->ops->close(r->cfg.disk[i].backend);
     }
+    for (u32 i = 0; i < r->cfg.net_count; i++) {
+        if (r->cfg.net[i].backend) {
+            r->cfg.net[i].backend->ops->close(r->cfg.net[i].backend);
+        }
+    }
     for (u32 i = 0; i < r->stream_count; i++) {
         r->stream[i]->ops->close(r->stream[i]);
     }
@@ -300,6 +314,21 @@ static void print_translator(u32 vcpu, const struct engine_tr_stats *s) {
     }
 }
 
+static void print_nets(struct run *r) {
+    struct virtio_net_stats s;
+    for (u32 i = 0; pc_net_stats(r->pc, i, &s); i++) {
+        complain("stats: net%u received %llu frames, %llu bytes, %llu dropped, %llu filtered, "
+                 "%llu waits, %llu limited; sent %llu frames, %llu bytes, %llu dropped, %llu "
+                 "waits, %llu limited",
+                 i, (unsigned long long)s.rx_frames, (unsigned long long)s.rx_bytes,
+                 (unsigned long long)s.rx_dropped, (unsigned long long)s.rx_filtered,
+                 (unsigned long long)s.rx_waits, (unsigned long long)s.rx_limited,
+                 (unsigned long long)s.tx_frames, (unsigned long long)s.tx_bytes,
+                 (unsigned long long)s.tx_dropped, (unsigned long long)s.tx_waits,
+                 (unsigned long long)s.tx_limited);
+    }
+}
+
 /* Figures of the run, for benchmarks and the curious. */
 static void print_stats(struct run *r) {
     struct vm *vm = pc_vm(r->pc);
@@ -319,6 +348,7 @@ static void print_stats(struct run *r) {
         seconds, (unsigned long long)sum.instructions, (double)sum.instructions / seconds / 1e6,
         (unsigned long long)sum.exits, (unsigned long long)sum.interrupts,
         (unsigned long long)sum.exceptions);
+    print_nets(r);
     complain("stats: ready to run %.3f ms after the start of the command", r->ready_ms);
     complain("stats: %llu KiB of memory beside guest RAM", (unsigned long long)own_memory_kib());
 }

@@ -79,7 +79,12 @@ static const char help_text[] =
     "                           format=raw|qcow2, readonly, snapshot, serial=S, iops=N, bps=N,\n"
     "                           queues=N, on-full=error|pause, backing, backing-dir=DIR,\n"
     "                           aio=auto|threads|io_uring; see sosia(1)\n"
-    "  --net none               a virtio-net card without a cable; may be repeated\n"
+    "  --net user[,hostfwd=tcp:127.0.0.1:2222-:22][,restrict][,host-loopback=off]\n"
+    "                           a network card behind NAT, without privileges; may be repeated\n"
+    "  --net tap=NAME|switch=NAME[,vlan=N]|passt=SOCKET|none\n"
+    "                           a tap device, a switch between machines, passt, no cable; for "
+    "all:\n"
+    "                           mac=M, mtu=N, queues=N, rx-bps=N, tx-bps=N, rx-pps=N, tx-pps=N\n"
     "  --console stdio|pty|none|file=PATH\n"
     "                           where the first serial port goes (default: stdio)\n"
     "  --virtio-console stdio|pty|none|file=PATH\n"
@@ -200,14 +205,16 @@ static int parse_disk(struct run_options *o, const char *arg, struct err *err) {
 }
 
 static int parse_net(struct run_options *o, const char *arg, struct err *err) {
-    if (strcmp(arg, "none")) {
-        return ERR_SET(err, ERR_INVAL, "--net %s: only 'none' is offered", arg);
-    }
     if (o->net_count == OPT_MAX_NETS) {
         return ERR_SET(err, ERR_INVAL, "--net: at most %d cards", OPT_MAX_NETS);
     }
-    o->net[o->net_count++] = (struct net_option){0};
-    return 0;
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    if (!text) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    int rc = net_option_parse(&o->net[o->net_count], text, err);
+    o->net_count += rc ? 0 : 1;
+    return rc;
 }
 
 static int parse_stream(const char *option, const char *arg, const char **out, struct err *err) {

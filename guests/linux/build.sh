@@ -25,8 +25,10 @@ for meta in "${@:-cloud-amd64}"; do
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root"
     copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net
+    mkdir -p "$root/etc/udhcpc"
+    cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
     cp guests/linux/init "$root/init"
-    chmod 755 "$root/init" "$root"
+    chmod 755 "$root/init" "$root" "$root/etc/udhcpc/default.script"
     pack_initramfs "$root" "$out/initrd.img"
     rm -rf "$root"
 done

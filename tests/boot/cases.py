@@ -61,7 +61,7 @@ CASES = [
           files={"{tmp}/hvc": "over virtio"}),
     linux("network card without a cable", CLOUD, args=["--net", "none"],
           run="cat /sys/class/net/eth0/address; ip link set eth0 up; cat /sys/class/net/eth0/carrier",
-          expect=[r"52:54:00", r"(?m)^0\r?$"]),
+          expect=[r"52:54:", r"(?m)^0\r?$"]),
     linux("interactive shell", CLOUD, send=[
         (r"/root #", "echo typed $((40 + 2))\n"), (r"typed 42", "exit\n")], expect=[r"typed 42", r"Power down"]),
     linux("Ctrl-A x leaves", CLOUD, send=[(r"/root #", "\x01x")], expect=[r"/root #"]),

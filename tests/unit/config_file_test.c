@@ -160,8 +160,8 @@ static void test_drives_refused(void **state) {
     bad("\"drives\": [{\"drive_id\": \"a\", \"partuuid\": 7}]", "partuuid: is not a string");
     bad("\"drives\": [{\"drive_id\": \"a\", \"cache_type\": \"Magic\"}]", "'Magic' is not offered");
     bad("\"drives\": [{\"drive_id\": \"a\", \"io_engine\": \"Vulcan\"}]", "'Vulcan'");
-    bad("\"drives\": [{\"drive_id\": \"a\", \"rate_limiter\": {}}]",
-        "rate_limiter: is not offered");
+    bad("\"drives\": [{\"drive_id\": \"a\", \"rate_limiter\": {\"speed\": 1}}]",
+        "unknown field 'speed'");
     bad("\"drives\": [{\"drive_id\": \"a\", \"socket\": \"s\"}]", "socket: is not offered");
     bad("\"drives\": [{\"drive_id\": \"a\", \"size\": 1}]", "unknown field 'size'");
     bad("\"drives\": [{\"drive_id\": \"a\", \"path_on_host\": \"x\", \"is_root_device\": true},"
@@ -202,8 +202,22 @@ static void test_network(void **state) {
     bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"host_dev_name\": 1}]", "host_dev_name");
     bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"mtu\": 67}]", "mtu: 67 is not from 68");
     bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"mtu\": 65536}]", "mtu");
-    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"rx_rate_limiter\": {}}]", "not offered");
-    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"tx_rate_limiter\": {}}]", "not offered");
+    good("\"network-interfaces\": [{\"iface_id\": \"e\", \"rx_rate_limiter\": {\"bandwidth\": "
+         "{\"size\": "
+         "1000, \"refill_time\": 100, \"one_time_burst\": 7}}, \"tx_rate_limiter\": {\"ops\": "
+         "{\"size\": 5, \"refill_time\": 9}, \"bandwidth\": null}}]");
+    assert_int_equal(o.net[0].rx.bandwidth.size, 1000);
+    assert_int_equal(o.net[0].rx.bandwidth.burst, 7);
+    assert_int_equal(o.net[0].rx.ops.size, 0);
+    assert_int_equal(o.net[0].tx.ops.refill_ms, 9);
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"rx_rate_limiter\": {\"ops\": {\"size\": "
+        "1}}}]",
+        "needs size and refill_time");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"rx_rate_limiter\": {\"ops\": {\"size\": "
+        "-1}}}]",
+        "size");
+    bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"tx_rate_limiter\": 1}]",
+        "is not an object");
     bad("\"network-interfaces\": [{\"iface_id\": \"e\", \"speed\": 1}]", "unknown field 'speed'");
     bad("\"network-interfaces\": {}", "is not an array");
     static const char *const macs[] = {

@@ -93,6 +93,36 @@ static void test_plain_options(void **state) {
     assert_int_equal(o.engine, ENGINE_AUTO);
 }
 
+static void test_nets(void **state) {
+    (void)state;
+    GOOD("--net", "user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53,restrict,mtu=9000",
+         "--net", "switch=lab,vlan=7,mac=52:54:00:12:34:56", "--net", "tap=t0,rx-bps=1M,tx-pps=5",
+         "--net", "passt=/run/p,queues=2", "--net", "user,host-loopback=off", NULL);
+    assert_int_equal(o.net_count, 5);
+    assert_int_equal(o.net[0].kind, NET_USER);
+    assert_int_equal(o.net[0].user.forward_count, 2);
+    assert_string_equal(o.net[0].user.forward[0], "tcp:127.0.0.1:2222-:22");
+    assert_true(o.net[0].user.restricted);
+    assert_int_equal(o.net[0].user.mtu, 9000);
+    assert_int_equal(o.net[1].kind, NET_SWITCH);
+    assert_string_equal(o.net[1].name, "lab");
+    assert_int_equal(o.net[1].vlan, 7);
+    assert_memory_equal(o.net[1].mac, "\x52\x54\0\x12\x34\x56", 6);
+    assert_int_equal(o.net[2].rx.bandwidth.size, MIB);
+    assert_int_equal(o.net[2].tx.ops.size, 5);
+    assert_int_equal(o.net[3].queues, 2);
+    assert_true(o.net[4].user.no_loopback);
+    u8 a[6], b[6];
+    mac_generate("disk", 0, a);
+    mac_generate("disk", 0, b);
+    assert_memory_equal(a, b, 6);
+    assert_int_equal(a[0] & 3, 2);
+    mac_generate("disk", 1, b);
+    assert_memory_not_equal(a, b, 6);
+    mac_generate("other", 0, b);
+    assert_memory_not_equal(a, b, 6);
+}
+
 static void test_sizes(void **state) {
     (void)state;
     static const struct {
@@ -237,7 +267,18 @@ static void test_refused(void **state) {
     BAD("--cpus -1", "--cpus", "-1", NULL);
     BAD("--cpus 2x", "--cpus", "2x", NULL);
     BAD("from 1 to 64", "--cpus", "99999999999999999999999", NULL);
-    BAD("--net tap0", "--net", "tap0", NULL);
+    BAD("--net tap0: not one of user", "--net", "tap0", NULL);
+    BAD("--net user: not one of", "--net", "user=x", NULL);
+    BAD("--net tap: not one of", "--net", "tap", NULL);
+    BAD("mtu=67: not a number", "--net", "user,mtu=67", NULL);
+    BAD("queues=9", "--net", "user,queues=9", NULL);
+    BAD("vlan=4095", "--net", "switch=a,vlan=4095", NULL);
+    BAD("unknown option 'vlan'", "--net", "tap=a,vlan=1", NULL);
+    BAD("mac=1:2", "--net", "user,mac=1:2", NULL);
+    BAD("mac=53:54:00:12:34:56", "--net", "user,mac=53:54:00:12:34:56", NULL);
+    BAD("restrict=maybe", "--net", "user,restrict=maybe", NULL);
+    BAD("rx-bps=0", "--net", "user,rx-bps=0", NULL);
+    BAD("unknown option 'colour'", "--net", "user,colour=red", NULL);
     BAD("--console printer", "--console", "printer", NULL);
     BAD("--virtio-console file=", "--virtio-console", "file=", NULL);
     BAD("--debugcon ", "--debugcon", "", NULL);
@@ -295,9 +336,10 @@ static void test_config_and_options(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_defaults), T(test_plain_options), T(test_sizes),   T(test_memory_range),
-        T(test_disks),    T(test_too_many),      T(test_modules), T(test_transport),
-        T(test_gdb),      T(test_refused),       T(test_help),    T(test_config_and_options),
+        T(test_defaults),           T(test_plain_options), T(test_nets),     T(test_sizes),
+        T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
+        T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
+        T(test_config_and_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
