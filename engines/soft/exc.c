@@ -379,6 +379,16 @@ void soft_deliver(struct soft_vcpu *c, u8 vector, enum soft_event kind, bool has
     if (vector == EXC_PF && kind == EVENT_FAULT) {
         c->s.cr2 = c->fault_cr2;
     }
+    struct short_event e = {.vector = vector,
+                            .fault = kind == EVENT_FAULT,
+                            .has_error = has_error,
+                            .error = error,
+                            .rip = return_rip};
+    if (vector != EXC_DB && LIKELY(short_deliver(c, &e))) {
+        c->step_armed = false;
+        c->s.events.nmi_blocked |= kind == EVENT_EXTERNAL && vector == EXC_NMI;
+        return;
+    }
     memcpy(outer, c->jump, sizeof(outer));
     for (u32 tries = 0; !attempt(c, &ev); tries++) {
         /* The table ends after four steps; the bound only guards against a hole in it. */

@@ -138,6 +138,9 @@ static void iret_protected(struct soft_vcpu *c, u32 opsize) {
 }
 
 void soft_iret(struct soft_vcpu *c, u32 opsize) {
+    if (LIKELY(opsize == 8 && short_iret(c))) {
+        return;
+    }
     c->s.events.nmi_blocked = false;
     if (in_v86(c) && iopl(c) != 3) {
         if (!(c->s.cr4 & CR4_VME) || opsize != 2) {

@@ -158,6 +158,7 @@ struct soft_vcpu {
     struct tr_jump {   /* indirect jumps: rip -> generated code */
         u64 rip, host;
     } tr_jump[4096];
+    u64 *tr_seen; /* tr_page.c: of the present address space */
 
     struct soft_tlb *tlb;     /* tlb.h */
     struct soft_cache *cache; /* block.h */

@@ -209,6 +209,19 @@ void return_load_stack(struct soft_vcpu *c, const struct target *t, u16 ss, u64 
 /* A debugger's single step that ended in a fault stops at the handler (debug.c). */
 void debug_step_fault(struct soft_vcpu *c);
 
+/* The usual cases of the above and of events in 64-bit mode (short.c): true when all was done, else
+ * nothing was. */
+struct short_event {
+    u8 vector; /* not #DB */
+    bool fault, has_error;
+    u32 error;
+    u64 rip;
+};
+bool short_syscall(struct soft_vcpu *c);
+bool short_sysret(struct soft_vcpu *c); /* 64-bit operand size */
+bool short_iret(struct soft_vcpu *c);   /* likewise */
+bool short_deliver(struct soft_vcpu *c, const struct short_event *e);
+
 /* --- flags (sys_flags.c) -----------------------------------------------------------------------
  */
 

@@ -47,6 +47,9 @@ static void syscall_legacy(struct soft_vcpu *c, u16 cs) {
 }
 
 void soft_syscall(struct soft_vcpu *c) {
+    if (LIKELY(short_syscall(c))) {
+        return;
+    }
     u64 flags = (soft_rflags(c) | 2) & ~(u64)FLAG_RF;
     u16 cs = (u16)(c->s.msr.star >> 32) & 0xfffc;
     check_syscall(c);
@@ -65,8 +68,11 @@ void soft_syscall(struct soft_vcpu *c) {
 }
 
 void soft_sysret(struct soft_vcpu *c, u32 opsize) {
-    u16 base = (u16)(c->s.msr.star >> 48);
     bool wide = opsize == 8;
+    if (LIKELY(wide && short_sysret(c))) {
+        return;
+    }
+    u16 base = (u16)(c->s.msr.star >> 48);
     u64 rip = c->s.gpr[GPR_RCX];
     check_syscall(c);
     if (c->cpl != 0 || (wide && !is_canonical(rip))) {

@@ -14,6 +14,7 @@
 #include "core/mem/walk.h"
 #include "engines/soft/engine.h"
 #include "engines/soft/smc.h"
+#include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
 
 /* --- contexts ----------------------------------------------------------------------------------
@@ -127,6 +128,9 @@ void soft_derived_update(struct soft_vcpu *c) {
     c->dtlb_ac[0] = ctx->set[c->mmu_implicit].e;
     c->dtlb_ac[1] = ctx->set[MMU_SYS].e;
     c->jump_key = ctx->generation << 24 | c->mode_key;
+    if (c->tr) {
+        soft_tr_context(c, (u32)(ctx - c->tlb->context));
+    }
 }
 
 /* --- filling -----------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ static void release(struct soft_tr *t, struct host *host) {
     table_free(host, t->blocks, (size_t)mib * BLOCKS_PER_MIB * sizeof(*t->blocks));
     table_free(host, t->points, (size_t)mib * POINTS_PER_MIB * sizeof(*t->points));
     table_free(host, t->singles, (size_t)mib * SINGLES_PER_MIB * sizeof(*t->singles));
+    tr_pages_destroy(t, host);
     host->ops->pages_free(host, t, sizeof(*t));
 }
 
@@ -85,6 +86,7 @@ static void forget(struct soft_vcpu *c) {
     for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
         c->tr_jump[i].rip = BIT(63); /* not canonical: no jump leads there */
     }
+    tr_pages_forget(c);
 }
 
 int soft_tr_create(struct soft_vcpu *c) {
@@ -100,6 +102,7 @@ int soft_tr_create(struct soft_vcpu *c) {
     }
     int rc = host->ops->code_alloc(host, mib * MIB, &t->code);
     rc = rc ? rc : tables_alloc(t, host) ? 0 : -ERR_NOMEM;
+    rc = rc ? rc : tr_pages_create(c, t, mib);
     rc = rc ? rc : host->ops->fault_hook(host, t->code.rx, t->code.size, tr_host_fault);
     if (rc) {
         release(t, host);
@@ -146,7 +149,7 @@ static bool has_room(const struct soft_vcpu *c) {
            t->exit_count + EXIT_SPARE < mib * EXITS_PER_MIB &&
            t->block_count + 1 < mib * BLOCKS_PER_MIB &&
            t->point_count + TR_TRACE_MAX < mib * POINTS_PER_MIB &&
-           t->single_count + TR_TRACE_MAX < mib * SINGLES_PER_MIB &&
+           t->single_count + TR_TRACE_MAX < mib * SINGLES_PER_MIB && tr_pages_room(t) &&
            soft_cache_room(c, TR_TRACE_MAX);
 }
 
@@ -287,15 +290,39 @@ static u32 *page_chain(struct soft_tr *t, u64 gpa) {
     return &t->page_head[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->page_head)];
 }
 
+/* Host address of the code page at linear page, NULL when it is not at gpa. */
+static const u8 *code_page(struct soft_vcpu *c, u64 page, u64 gpa) {
+    u64 phys;
+    struct tlb_entry *e =
+        soft_tlb_get(c, page, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    bool here = !(phys & PHYS_MMIO) && !((gpa ^ phys) >> PAGE_SHIFT);
+    return here ? (const u8 *)(uintptr_t)(page + e->addend) : NULL;
+}
+
+static void page_add(struct soft_tr *t, u64 gpa, u32 which) {
+    u32 *head = page_chain(t, gpa);
+    t->blocks[t->block].next_page[which] = *head;
+    *head = (t->block << 1 | which) + 1;
+}
+
+/* The second page is that of an instruction over the page's end. */
+static void second_page(struct soft_tr *t, const struct soft_block *b) {
+    struct tr_block *n = &t->blocks[t->block];
+    n->second_gpa = b->second_gpa;
+    n->second_generation = b->second_generation;
+    n->second_seen = b->second_seen;
+    n->second_slot = tr_page_slot(t, (t->rip & ~PAGE_MASK) + PAGE_SIZE, b->second_gpa);
+    page_add(t, b->second_gpa, 1);
+}
+
 static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
-    u64 phys, page = rip & ~PAGE_MASK;
-    struct tlb_entry *e =
-        soft_tlb_get(c, rip, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    u64 page = rip & ~PAGE_MASK;
     t->rip = rip;
     t->gpa = b->gpa;
-    t->host_page = page + e->addend;
-    if (b->crosses || (phys & PHYS_MMIO) || (b->gpa ^ phys) >> PAGE_SHIFT || !tr_scan(t, b)) {
+    t->second_page = b->crosses ? code_page(c, page + PAGE_SIZE, b->second_gpa) : NULL;
+    t->host_page = code_page(c, page, b->gpa);
+    if (!t->host_page || (b->crosses && !t->second_page) || !tr_scan(t, b)) {
         b->tr_no = true;
         return NULL;
     }
@@ -308,8 +335,12 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
                            .seen = b->seen,
                            .in = TR_NONE,
                            .next_rip = b->tr,
-                           .next_page = *page_chain(t, b->gpa)};
-    b->tr = *page_chain(t, b->gpa) = t->block + 1;
+                           .slot = tr_page_slot(t, page, b->gpa & ~PAGE_MASK)};
+    b->tr = t->block + 1;
+    page_add(t, b->gpa, 0);
+    if (b->crosses) {
+        second_page(t, b);
+    }
     u32 before = t->used;
     emit(t);
     t->stats.blocks++;
@@ -376,15 +407,24 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
     t->stats.kills++;
 }
 
+static bool outdated(const struct tr_block *b) {
+    return __atomic_load_n(b->generation, __ATOMIC_SEQ_CST) != b->seen ||
+           (b->second_generation &&
+            __atomic_load_n(b->second_generation, __ATOMIC_SEQ_CST) != b->second_seen);
+}
+
 static void kill_outdated(struct soft_vcpu *c, u32 *at) {
     struct soft_tr *t = c->tr;
     while (*at) {
-        struct tr_block *b = &t->blocks[*at - 1];
-        if (__atomic_load_n(b->generation, __ATOMIC_SEQ_CST) != b->seen) {
+        struct tr_block *b = &t->blocks[(*at - 1) >> 1];
+        u32 *next = &b->next_page[(*at - 1) & 1];
+        if (!b->dead && outdated(b)) {
             kill(c, b);
-            *at = b->next_page;
+        }
+        if (b->dead) {
+            *at = *next;
         } else {
-            at = &b->next_page;
+            at = next;
         }
     }
 }
@@ -469,8 +509,12 @@ static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
 
 typedef void (*enter_fn)(struct soft_vcpu *c, const u8 *code);
 
-/* Runs generated code; returns the exit that was taken, 0 when it is not to be joined. */
-static u32 enter(struct soft_vcpu *c, const u8 *code) {
+static inline bool must_look(const struct soft_vcpu *c) {
+    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
+           __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED);
+}
+
+static void call_code(struct soft_vcpu *c, const u8 *code) {
     struct soft_tr *t = c->tr;
     enter_fn fn;
     memcpy(&fn, &t->code.rx, sizeof(fn));
@@ -480,11 +524,32 @@ static u32 enter(struct soft_vcpu *c, const u8 *code) {
     c->block_rip = c->next_rip;
     t->stats.entries++;
     fn(c, code);
-    u32 exit = c->tr_exit;
-    const struct tr_exit *e = &t->exits[exit];
     c->block = NULL;
     c->uop = &c->cache->fetch;
     tr_flags_home(c);
+}
+
+/* A trace could not be entered: perhaps only because it was not verified lately. */
+static bool again(struct soft_vcpu *c, const struct tr_exit *e, const u8 **code) {
+    const struct tr_block *b = &c->tr->blocks[e->block];
+    c->next_rip = c->block_rip = e->rip;
+    if (must_look(c) || !tr_verify(c, b)) {
+        return false;
+    }
+    *code = c->tr->code.rx + b->entry[ENTRY_X];
+    return true;
+}
+
+/* Runs generated code; returns the exit that was taken, 0 when it is not to be joined. */
+static u32 enter(struct soft_vcpu *c, const u8 *code) {
+    struct soft_tr *t = c->tr;
+    u32 exit;
+    const struct tr_exit *e;
+    do {
+        call_code(c, code);
+        exit = c->tr_exit;
+        e = &t->exits[exit];
+    } while (e->kind == TR_SELF && again(c, e, &code));
     switch (e->kind) {
     case TR_FAULT:
         after_fault(c);
@@ -505,14 +570,9 @@ static u32 enter(struct soft_vcpu *c, const u8 *code) {
     }
 }
 
-static inline bool must_look(const struct soft_vcpu *c) {
-    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
-           __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED);
-}
-
 static void connect(struct soft_vcpu *c, u32 exit, struct tr_block *to) {
     struct soft_tr *t = c->tr;
-    if (t->exits[exit].kind == TR_EDGE) {
+    if (exit && t->exits[exit].kind == TR_EDGE) {
         join(t, exit, to);
     } else {
         jump_set(c, to);
@@ -544,9 +604,7 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         interpret(c, b, rip);
         return 0;
     }
-    if (exit) {
-        connect(c, exit, n);
-    }
+    connect(c, exit, n);
     return enter(c, t->code.rx + n->entry[ENTRY_M]);
 }
 

@@ -7,6 +7,7 @@
  *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
  *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
+ *   tr_page.c  whether code lies where it did
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
@@ -20,11 +21,12 @@
  * interrupted code was about to overwrite anyway.
  *
  * A trace follows direct jumps within one guest page; it has four entries:
- *   X  indirect jumps: mode and page are checked      P  jumps from another page: page is checked
+ *   X  indirect jumps: mode and page are checked      P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
- * All but the check of the page are followed by the poll of c->request. The page check compares the
- * fetch translation with that at the time of translation, so joined jumps need no undoing when
- * mappings change. When code changes the traces of its page are taken out of all joins.
+ * All but the check of the page are followed by the poll of c->request. The page check (tr_page.c)
+ * finds out whether the fetch translation is that at the time of translation, so joined jumps need
+ * no undoing when mappings change. When code changes the traces of its page are taken out of all
+ * joins. An instruction over a page end begins a trace of its own, which checks both pages.
  *
  * Lock rule: all belongs to the vCPU's thread, but tr_purge_page and request bits.
  */
@@ -45,6 +47,7 @@ void soft_tr_run_begin(struct soft_vcpu *c); /* on the thread that will run */
 void soft_tr_blocks(struct soft_vcpu *c);    /* runs until something wants attention */
 void soft_tr_purge(struct soft_vcpu *c);     /* serves SOFT_REQ_CODE */
 void soft_tr_outdated(struct soft_vm *vm, u64 gpa); /* code there was written; any thread */
+void soft_tr_context(struct soft_vcpu *c, u32 n);   /* address space n is the present one */
 void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats);
 
 /* run.c */
@@ -88,10 +91,14 @@ struct tr_block {
     u64 rip, gpa, key;
     const u32 *generation;
     u32 seen;
-    u32 entry[ENTRY_COUNT]; /* offsets in the code */
-    u32 in;                 /* joined to it: chain of exits */
-    u32 next_rip;           /* of the same soft_block at other addresses, index + 1 */
-    u32 next_page;          /* of the same page, index + 1 */
+    u32 entry[ENTRY_COUNT];       /* offsets in the code */
+    u32 in;                       /* joined to it: chain of exits */
+    u32 next_rip;                 /* of the same soft_block at other addresses, index + 1 */
+    u32 next_page[2];             /* of the same page (page_head): of the first, of the second */
+    u32 slot, second_slot;        /* tr_page.c */
+    u64 second_gpa;               /* the page in which the first instruction ends */
+    const u32 *second_generation; /* NULL: it is one page */
+    u32 second_seen;
     bool dead;
 };
 
@@ -132,6 +139,10 @@ struct tr_insn {
     u16 live_in, live_out;
 };
 
+struct tr_slot {
+    u64 page, gpa, key;
+};
+
 struct soft_tr {
     struct host_code code;
     u32 used, first; /* first: behind the stubs */
@@ -144,7 +155,10 @@ struct soft_tr {
     u32 heat;
     bool host_avx, force; /* force: interpret the next block */
     bool fresh;           /* code was written since generated code was entered last */
-    u32 page_head[4096];
+    u32 page_head[4096];  /* (index of the block * 2 + which of its pages) + 1 */
+    struct tr_slot *slots;
+    u64 *seen; /* slot_max words for each address space */
+    u32 slot_count, slot_max;
     struct engine_tr_stats stats;
     u32 step_count[INSN_COUNT];
 
@@ -153,7 +167,8 @@ struct soft_tr {
     struct tr_insn trace[TR_TRACE_MAX];
     u32 trace_len;
     u64 trace_next; /* where it goes on when its last instruction is no jump */
-    u64 rip, gpa, host_page;
+    u64 rip, gpa;
+    const u8 *host_page, *second_page; /* second_page NULL: no instruction goes on there */
     u32 block;
     bool saved;    /* flags are in c->tr_flags */
     bool vec_done; /* vector registers were seen to be loaded */
@@ -165,7 +180,8 @@ struct soft_tr {
         bool saved;
     } late[6 * TR_TRACE_MAX];
     u32 late_count;
-    u8 page[4096];
+    u8 page[4096 + INSN_MAX_LEN];
+    u32 page_bytes;  /* of page that may be used */
     u64 seen_at[64]; /* bit per byte of the page: instructions in the trace */
 };
 
@@ -249,6 +265,15 @@ void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u
 void tr_late_pieces(struct soft_tr *t);
 u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip);
 void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back);
+
+/* tr_page.c */
+int tr_pages_create(struct soft_vcpu *c, struct soft_tr *t, u32 mib);
+void tr_pages_destroy(struct soft_tr *t, struct host *host);
+void tr_pages_forget(struct soft_vcpu *c);
+bool tr_pages_room(const struct soft_tr *t);
+u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page);
+/* Does the trace's code lie where it did? Notes that it does; raises what fetching does. */
+bool tr_verify(struct soft_vcpu *c, const struct tr_block *b);
 
 void tr_stubs(struct soft_tr *t);
 u32 tr_miss_call(struct soft_vcpu *c, u64 linear); /* non-zero: leave generated code */

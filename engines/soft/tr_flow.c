@@ -93,15 +93,10 @@ static u32 entry_r(struct soft_tr *t, u32 self) {
     return tr_jmp(t);
 }
 
-static void page_check(struct soft_tr *t, u32 self) {
-    u64 page = t->rip & ~PAGE_MASK;
-    s32 at = (s32)(tlb_index(page) * sizeof(struct tlb_entry));
-    tr_gs_load(t, H_ADDR, C_OFF(itlb));
-    tr_imm(t, H_TEMP, page);
-    tr_rm(t, true, 0x3b, H_TEMP, H_ADDR, at + (s32)offsetof(struct tlb_entry, exec));
-    tr_fix(t, tr_jcc(t, 5), self);
-    tr_imm(t, H_TEMP, t->host_page - page);
-    tr_rm(t, true, 0x3b, H_TEMP, H_ADDR, at + (s32)offsetof(struct tlb_entry, addend));
+static void page_check(struct soft_tr *t, u32 slot, u32 self) {
+    tr_gs_load(t, H_ADDR, C_OFF(jump_key));
+    tr_gs_load(t, H_TEMP, C_OFF(tr_seen));
+    tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)(slot * sizeof(u64)));
     tr_fix(t, tr_jcc(t, 5), self);
 }
 
@@ -109,22 +104,25 @@ void tr_entries(struct soft_tr *t, u16 live) {
     struct tr_block *b = &t->blocks[t->block];
     u32 self = t->used, to_body = 0;
     put_exit(t, tr_exit_new(t, TR_SELF, t->rip), STUB_EXIT);
-    if (live) {
-        b->entry[ENTRY_R] = t->used;
+    bool two = b->second_generation != NULL;
+    b->entry[ENTRY_R] = t->used;
+    if (live && two) {
+        tr_flags_save(t);
+        to_body = tr_jmp(t); /* to M */
+    } else if (live) {
         to_body = entry_r(t, self);
     }
-    b->entry[ENTRY_X] = t->used;
-    tr_gs(t, false, 0x81, 7, C_OFF(mode_key));
-    tr_u32(t, (u32)b->key);
-    tr_fix(t, tr_jcc(t, 5), self);
-    b->entry[ENTRY_P] = t->used;
-    page_check(t, self);
+    b->entry[ENTRY_X] = b->entry[ENTRY_P] = t->used;
+    page_check(t, b->slot, self);
     b->entry[ENTRY_M] = t->used;
+    if (two) {
+        page_check(t, b->second_slot, self);
+    }
     cmp_request(t);
     tr_fix(t, tr_jcc(t, 5), self);
     if (live) {
         tr_flags_restore(t);
-        tr_fix(t, to_body, t->used);
+        tr_fix(t, to_body, two ? b->entry[ENTRY_M] : t->used);
     } else {
         b->entry[ENTRY_R] = b->entry[ENTRY_M];
     }

@@ -156,7 +156,7 @@ static bool take(struct soft_tr *t, u64 rip) {
     struct tr_insn *i = &t->trace[t->trace_len];
     u32 at = (u32)(rip & PAGE_MASK);
     *i = (struct tr_insn){.rip = rip};
-    if (insn_decode(&i->insn, t->page + at, sizeof(t->page) - at, 64) != DECODE_OK) {
+    if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, 64) != DECODE_OK) {
         return false;
     }
     i->class = (u8)classify(t, i);
@@ -256,41 +256,61 @@ __attribute__((no_sanitize_thread)) static void copy_page(u8 *dst, const u8 *src
     }
 }
 
-__attribute__((no_sanitize_thread)) static bool same_code(const struct tr_insn *i, const u8 *copy,
-                                                          const u8 *page) {
-    u64 at = i->rip & PAGE_MASK;
-    for (u32 n = 0; n < i->insn.len; n++) {
-        if (copy[at + n] != ((const volatile u8 *)page)[at + n]) {
+__attribute__((no_sanitize_thread)) static bool same_code(const u8 *copy, const u8 *code, u32 n) {
+    for (u32 k = 0; k < n; k++) {
+        if (copy[k] != ((const volatile u8 *)code)[k]) {
             return false;
         }
     }
     return true;
 }
 
+/* Marks the bytes of an instruction as code; false when they are not what was translated. */
+static bool keep(struct soft_tr *t, const struct soft_block *b, const struct tr_insn *i) {
+    struct soft_vm *vm = t->c->vm;
+    u32 at = (u32)(i->rip & PAGE_MASK), len = i->insn.len;
+    u32 first = MIN(len, (u32)PAGE_SIZE - at), second = len - first;
+    if (!smc_mark(smc_page_of(vm, t->gpa), at, first) ||
+        !same_code(t->page + at, t->host_page + at, first)) {
+        return false;
+    }
+    return !second || (smc_mark(smc_page_of(vm, b->second_gpa), 0, second) &&
+                       same_code(t->page + PAGE_SIZE, t->second_page, second));
+}
+
+static bool fresh(const struct soft_block *b) {
+    return block_fresh(b) && (!b->crosses || __atomic_load_n(b->second_generation,
+                                                             __ATOMIC_RELAXED) == b->second_seen);
+}
+
+__attribute__((no_sanitize_thread)) static void copy_rest(u8 *dst, const u8 *src) {
+    for (u32 n = 0; n < INSN_MAX_LEN; n++) {
+        dst[n] = ((const volatile u8 *)src)[n];
+    }
+}
+
 /* The instruction behind STI must follow without a poll in between. */
 static void end_with_sti(struct soft_tr *t) {
-    struct tr_insn *last = &t->trace[t->trace_len - 1];
-    if (t->trace_len && last->insn.id == INSN_STI) {
+    struct tr_insn *last = t->trace_len ? &t->trace[t->trace_len - 1] : NULL;
+    if (last && last->insn.id == INSN_STI) {
         last->class = CLASS_STEP_END;
     }
 }
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
-    const u8 *page = (const u8 *)(uintptr_t)t->host_page;
-    struct smc_page *smc = smc_page_of(t->c->vm, t->gpa);
-    if (!smc) {
-        return false;
+    copy_page(t->page, t->host_page);
+    t->page_bytes = PAGE_SIZE;
+    if (t->second_page) {
+        copy_rest(t->page + PAGE_SIZE, t->second_page);
+        t->page_bytes += INSN_MAX_LEN;
     }
-    copy_page(t->page, page);
     walk(t);
     end_with_sti(t);
     for (u32 n = 0; n < t->trace_len; n++) {
-        const struct tr_insn *i = &t->trace[n];
-        if (!smc_mark(smc, (u32)(i->rip & PAGE_MASK), i->insn.len) ||
-            !same_code(i, t->page, page)) {
+        if (!keep(t, b, &t->trace[n])) {
             return false;
         }
     }
     liveness(t);
-    return t->trace_len && block_fresh(b);
+    return t->trace_len && fresh(b);
 }

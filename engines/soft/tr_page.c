@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where translated code lies: is the fetch translation of its page still the one that the trace was
+ * made from? Each pair (linear page, guest-physical page) under each mode_key has a slot, and each
+ * address space (struct tlb_context) an array with a word per slot: the jump_key under which the
+ * pair was last found true. The entries X and P of a trace compare that word with c->jump_key,
+ * which changes with the mode and whenever a translation for fetches is forgotten.
+ *
+ * Lock rule: all belongs to the vCPU's thread.
+ */
+#include "engines/soft/tr.h"
+
+enum { SLOTS_PER_MIB = 512 };
+
+static size_t seen_bytes(const struct soft_tr *t) {
+    return (size_t)t->slot_max * TLB_CONTEXTS * sizeof(u64);
+}
+
+void soft_tr_context(struct soft_vcpu *c, u32 n) {
+    c->tr_seen = c->tr->seen + (size_t)n * c->tr->slot_max;
+}
+
+int tr_pages_create(struct soft_vcpu *c, struct soft_tr *t, u32 mib) {
+    struct host *host = c->vm->host;
+    t->slot_max = SLOTS_PER_MIB;
+    while (t->slot_max < mib * SLOTS_PER_MIB) {
+        t->slot_max *= 2;
+    }
+    t->slots = host->ops->pages(host, t->slot_max * sizeof(*t->slots));
+    t->seen = host->ops->pages(host, seen_bytes(t));
+    return t->slots && t->seen ? 0 : -ERR_NOMEM;
+}
+
+void tr_pages_destroy(struct soft_tr *t, struct host *host) {
+    if (t->slots) {
+        host->ops->pages_free(host, t->slots, t->slot_max * sizeof(*t->slots));
+    }
+    if (t->seen) {
+        host->ops->pages_free(host, t->seen, seen_bytes(t));
+    }
+}
+
+void tr_pages_forget(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    t->slot_count = 0;
+    memset(t->slots, 0, t->slot_max * sizeof(*t->slots));
+    memset(t->seen, 0, seen_bytes(t));
+    soft_derived_update(c);
+}
+
+bool tr_pages_room(const struct soft_tr *t) {
+    return t->slot_count + 2 < t->slot_max - t->slot_max / 4;
+}
+
+/* Of a page that the trace being made uses; the caller has seen to tr_pages_room. */
+u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page) {
+    u64 key = t->c->mode_key;
+    u64 h = (page ^ gpa_page >> 12 ^ key << 20) * 0x9e3779b97f4a7c15ull >> 40;
+    for (;; h++) {
+        struct tr_slot *s = &t->slots[h & (t->slot_max - 1)];
+        if (s->page == page && s->gpa == gpa_page && s->key == key) {
+            return (u32)(s - t->slots);
+        }
+        if (!s->key) { /* never 0: 64-bit code, or 32-bit */
+            *s = (struct tr_slot){.page = page, .gpa = gpa_page, .key = key};
+            t->slot_count++;
+            return (u32)(s - t->slots);
+        }
+    }
+}
+
+static bool page_is(struct soft_vcpu *c, u64 page, u64 gpa, u32 slot) {
+    u64 phys;
+    soft_tlb_get(c, page, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    if ((phys & PHYS_MMIO) || (gpa ^ phys) >> PAGE_SHIFT) {
+        return false;
+    }
+    c->tr_seen[slot] = c->jump_key;
+    return true;
+}
+
+bool tr_verify(struct soft_vcpu *c, const struct tr_block *b) {
+    u64 page = b->rip & ~PAGE_MASK;
+    if (b->dead || b->key != c->mode_key || !page_is(c, page, b->gpa, b->slot)) {
+        return false;
+    }
+    return !b->second_generation || page_is(c, page + PAGE_SIZE, b->second_gpa, b->second_slot);
+}
