@@ -145,6 +145,8 @@ struct soft_vcpu {
     /* The translator (tr.h), reached by generated code through GS; tr is NULL when it is off. */
     struct soft_tr *tr;
     struct soft_vcpu *tr_self;
+    u64 look;        /* table for translated code + LOOK_BIAS (look.h) */
+    u64 look_ac[2];  /* the same as dtlb_ac */
     u64 tr_flags;    /* guest flags outside RFLAGS: AH as LAHF leaves it, AL is OF */
     u64 tr_resume;   /* where to go on in generated code */
     u64 tr_host_rsp; /* the monitor's stack while generated code runs */

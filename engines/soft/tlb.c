@@ -13,6 +13,7 @@
 #include "core/cpu/cpuid.h"
 #include "core/mem/walk.h"
 #include "engines/soft/engine.h"
+#include "engines/soft/look.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
@@ -50,6 +51,7 @@ static void context_clear(struct soft_tlb *tlb, struct tlb_context *ctx, bool ke
     for (u32 i = 0; i < MMU_COUNT; i++) {
         set_clear(&ctx->set[i], keep_global);
     }
+    soft_look_clear(tlb->look, (u32)(ctx - tlb->context), keep_global);
     if (!keep_global) { /* else large global pages may remain: keep the superset */
         memset(ctx->large, 0, sizeof(ctx->large));
         ctx->huge = 0;
@@ -131,6 +133,7 @@ void soft_derived_update(struct soft_vcpu *c) {
     if (c->tr) {
         soft_tr_context(c, (u32)(ctx - c->tlb->context));
     }
+    soft_look_select(c);
 }
 
 /* --- filling -----------------------------------------------------------------------------------
@@ -282,6 +285,7 @@ static void context_drop_page(struct soft_tlb *tlb, struct tlb_context *ctx, u64
     if (large) {
         context_drop_large(ctx, linear);
     }
+    soft_look_drop_page(tlb->look, (u32)(ctx - tlb->context), linear, large);
     if (large || (ctx->fetched[fh / 64] & BIT(fh % 64))) {
         context_renew(tlb, ctx);
     }
@@ -365,6 +369,7 @@ void soft_tlb_cr3(struct soft_vcpu *c, u64 cr3, bool keep) {
  */
 
 void soft_tlb_drop_writes(struct soft_vcpu *c, u64 gpa_page) {
+    soft_look_drop_writes(c->tlb->look, gpa_page);
     for (u32 n = 0; n < TLB_CONTEXTS * MMU_COUNT; n++) {
         struct tlb_set *set = &c->tlb->context[n / MMU_COUNT].set[n % MMU_COUNT];
         for (u32 word = 0; word < ARRAY_LEN(set->used); word++) {
@@ -379,6 +384,7 @@ void soft_tlb_drop_writes(struct soft_vcpu *c, u64 gpa_page) {
 }
 
 void soft_tlb_drop_all_writes(struct soft_vcpu *c) {
+    soft_look_drop_all_writes(c->tlb->look);
     for (u32 n = 0; n < TLB_CONTEXTS * MMU_COUNT; n++) {
         struct tlb_set *set = &c->tlb->context[n / MMU_COUNT].set[n % MMU_COUNT];
         for (u32 word = 0; word < ARRAY_LEN(set->used); word++) {

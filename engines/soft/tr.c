@@ -40,6 +40,12 @@ static u32 mib_of(const struct soft_tr *t) {
     return (u32)(t->code.size / MIB);
 }
 
+static bool host_has_bmi2(void) {
+    u32 leaf[4];
+    cpuid_host(7, 0, leaf);
+    return leaf[1] >> 8 & 1;
+}
+
 static bool host_has_avx(void) {
     u32 leaf[4];
     cpuid_host(1, 0, leaf);
@@ -104,6 +110,7 @@ int soft_tr_create(struct soft_vcpu *c) {
     rc = rc ? rc : tables_alloc(t, host) ? 0 : -ERR_NOMEM;
     rc = rc ? rc : tr_pages_create(c, t, mib);
     rc = rc ? rc : host->ops->fault_hook(host, t->code.rx, t->code.size, tr_host_fault);
+    rc = rc ? rc : soft_look_create(c);
     if (rc) {
         release(t, host);
         return rc;
@@ -111,6 +118,7 @@ int soft_tr_create(struct soft_vcpu *c) {
     t->c = c;
     t->heat = o->heat ? o->heat : HEAT;
     t->host_avx = host_has_avx();
+    t->host_bmi2 = host_has_bmi2();
     c->tr = t;
     c->tr_self = c;
     c->tr_host_mxcsr = c->vec->host_mxcsr;
@@ -121,6 +129,7 @@ int soft_tr_create(struct soft_vcpu *c) {
 }
 
 void soft_tr_destroy(struct soft_vcpu *c) {
+    soft_look_destroy(c);
     if (c->tr) {
         release(c->tr, c->vm->host);
     }
@@ -159,8 +168,9 @@ static bool has_room(const struct soft_vcpu *c) {
 static void put_target(struct soft_tr *t, const struct tr_insn *i) {
     const struct insn *insn = &i->insn;
     if (insn->has_modrm && insn->modrm < 0xc0) {
-        tr_operand(t, i, 8, false);
-        tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
+        struct tr_at at;
+        tr_look(t, i, 8, false, &at);
+        tr_mem(t, true, 0x8b, H_TEMP, &at);
     } else if (tr_in_memory(insn->op[0].reg)) {
         tr_gs_load(t, H_TEMP, tr_gpr(insn->op[0].reg));
     } else {
@@ -178,11 +188,10 @@ static void put_call_indirect(struct soft_tr *t, const struct tr_insn *i) {
 
 static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
     u32 moved = 8 + (u32)i->insn.imm;
+    struct tr_at at;
     tr_flags_clobber(t, FLAG_ARITH);
-    u32 back = t->used;
-    tr_rr(t, true, 0x89, GPR_RSP, H_ADDR);
-    tr_check(t, i, back, 8, false);
-    tr_rm(t, true, 0x8b, H_ADDR, H_ADDR, 0);
+    tr_look_base(t, i, GPR_RSP, 0, 8, false, &at);
+    tr_mem(t, true, 0x8b, H_ADDR, &at);
     tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, (s32)moved);
     tr_indirect(t, i, moved);
 }

@@ -12,7 +12,8 @@
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
  * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
- * host R15 holds the address of a memory operand, R13 and R14 are free. Compilers use those
+ * host R15 holds the address of a memory operand or part of it, R14 what is to be added to it, R13 is
+ * free. Compilers use those
  * last, so hot loops seldom name them. GS is the vCPU.
  *
  * Guest flags are in RFLAGS, or in c->tr_flags, or nowhere when liveness says that nobody will look
@@ -35,6 +36,7 @@
 
 #include "engines/soft/block.h"
 #include "engines/soft/engine.h"
+#include "engines/soft/look.h"
 #include "engines/soft/tlb.h"
 
 /* --- what the rest of the engine calls ---------------------------------------------------------
@@ -85,7 +87,12 @@ struct tr_exit {
     u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
     u8 kind, access, entry;
     u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
+    /* MISS: the linear address, from guest registers as they are at the exit */
+    u8 ea_kind, ea_base, ea_index, ea_shift;
+    s32 ea_disp;
 };
+
+enum { EA_R15, EA_CONST, EA_REGS }; /* it is in R15; its page is in R15; computed */
 
 struct tr_block {
     u64 rip, gpa, key;
@@ -153,7 +160,8 @@ struct soft_tr {
     struct soft_block **singles; /* of STEP */
     u32 exit_count, block_count, point_count, single_count;
     u32 heat;
-    bool host_avx, force; /* force: interpret the next block */
+    bool host_avx, host_bmi2;
+    bool force; /* interpret the next block */
     bool fresh;           /* code was written since generated code was entered last */
     u32 page_head[4096];  /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
@@ -202,6 +210,14 @@ void tr_gs_store(struct soft_tr *t, u32 reg, size_t offset); /* mov gs:[offset],
 void tr_gs_imm(struct soft_tr *t, size_t offset, u32 v);     /* mov dword gs:[offset], v */
 void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm);
 void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp);
+/* A memory operand: base, index << shift, disp; base and index may be MEM_NONE. */
+struct tr_at {
+    u8 base, index, shift;
+    s32 disp;
+};
+void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at);
+void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at); /* ModRM, SIB, displacement */
+void tr_shr_page(struct soft_tr *t, u32 to, u32 from); /* to = from[31:12]; uses H_TEMP2 */
 u32 tr_jcc(struct soft_tr *t, u32 cond); /* returns where its rel32 is */
 u32 tr_jmp(struct soft_tr *t);           /* likewise */
 void tr_jmp_gs(struct soft_tr *t, size_t offset);
@@ -236,8 +252,15 @@ void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into
 
 void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip); /* linear -> H_ADDR */
 void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to);
+/* Looks up i's memory operand, or disp(base): *at is where it is in the host, by guest registers,
+ * H_ADDR and H_TEMP, none of which may change before. H_TEMP2 is free, and H_ADDR when it is not
+ * the base. */
+void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, struct tr_at *at);
+void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp, u32 size,
+                  bool write, struct tr_at *at);
 /* H_ADDR: linear -> host; back: where the address is computed again after a miss. */
 void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write);
+/* The same for i's operand: host address in H_ADDR. */
 void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write);
 u32 tr_push_pop(struct soft_tr *t, u32 at); /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
@@ -276,7 +299,7 @@ u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page);
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b);
 
 void tr_stubs(struct soft_tr *t);
-u32 tr_miss_call(struct soft_vcpu *c, u64 linear); /* non-zero: leave generated code */
+u32 tr_miss_call(struct soft_vcpu *c, u64 r15); /* non-zero: leave generated code */
 u32 tr_step_call(struct soft_vcpu *c);
 bool tr_host_fault(struct host_fault *fault);
 void tr_flags_home(struct soft_vcpu *c); /* tr_flags -> aflags */

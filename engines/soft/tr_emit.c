@@ -99,6 +99,49 @@ void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp
     }
 }
 
+void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at) {
+    bool no_base = at->base == MEM_NONE;
+    bool sib = no_base || at->index != MEM_NONE || (at->base & 7) == GPR_RSP;
+    bool none = no_base || (!at->disp && (at->base & 7) != GPR_RBP);
+    bool byte = !none && at->disp == (s8)at->disp;
+    u32 mod = none ? 0 : byte ? 0x40 : 0x80;
+    u32 base = no_base ? 5u : at->base & 7u, index = at->index == MEM_NONE ? 4u : at->index & 7u;
+    tr_u8(t, mod | (reg & 7) << 3 | (sib ? 4u : base));
+    if (sib) {
+        tr_u8(t, (u32)at->shift << 6 | index << 3 | base);
+    }
+    if (byte) {
+        tr_u8(t, (u32)at->disp);
+    } else if (no_base || !none) {
+        tr_u32(t, (u32)at->disp);
+    }
+}
+
+void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at) {
+    u32 v = 0x40 | (wide ? 8u : 0) | (reg & 8) >> 1;
+    v |= at->index != MEM_NONE ? (at->index & 8u) >> 2 : 0;
+    v |= at->base != MEM_NONE ? (at->base & 8u) >> 3 : 0;
+    if (v != 0x40) {
+        tr_u8(t, v);
+    }
+    opcode_bytes(t, opcode);
+    tr_modrm(t, reg, at);
+}
+
+void tr_shr_page(struct soft_tr *t, u32 to, u32 from) {
+    if (!t->host_bmi2) {
+        tr_rr(t, false, 0x89, from, to);
+        tr_rr(t, false, 0xc1, 5, to);
+        tr_u8(t, PAGE_SHIFT);
+        return;
+    }
+    tr_u8(t, 0xc4); /* shrx to, from, r13d */
+    tr_u8(t, (to & 8 ? 0u : 0x80) | 0x40 | (from & 8 ? 0u : 0x20) | 2);
+    tr_u8(t, (~(u32)H_TEMP2 & 15) << 3 | 3);
+    tr_u8(t, 0xf7);
+    tr_u8(t, 0xc0 | (to & 7) << 3 | (from & 7));
+}
+
 u32 tr_jcc(struct soft_tr *t, u32 cond) {
     tr_u8(t, 0x0f);
     tr_u8(t, 0x80 | cond);

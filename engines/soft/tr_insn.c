@@ -225,6 +225,7 @@ struct fields {
     u32 reg, rm, v;
     bool reg_gpr, rm_gpr, v_gpr;
     bool mem;
+    struct tr_at at; /* where it is */
 };
 
 static void fields_of(const struct tr_insn *ti, struct fields *f) {
@@ -250,11 +251,6 @@ static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
     return false;
 }
 
-/* Where the guest's R15 goes while H_ADDR is in use: whichever of the others is free. */
-static u32 substitute(const struct tr_insn *ti) {
-    return gpr_named(ti, H_TEMP, false) ? (u32)H_TEMP2 : (u32)H_TEMP;
-}
-
 static void put_prefixes(struct soft_tr *t, const struct insn *i) {
     if (i->prefixes & PREFIX_LOCK) {
         tr_u8(t, 0xf0);
@@ -271,6 +267,7 @@ static void put_prefixes(struct soft_tr *t, const struct insn *i) {
 
 static void put_legacy(struct soft_tr *t, const struct insn *i, const struct fields *f) {
     u32 rex = 0x40 | (i->rex & 8u) | (f->reg & 8) >> 1 | (f->rm & 8) >> 3;
+    rex |= f->mem && f->at.index != MEM_NONE ? (f->at.index & 8u) >> 2 : 0;
     put_prefixes(t, i);
     if (!i->has_modrm) {
         rex = 0x40 | (i->rex & 9u);
@@ -289,7 +286,8 @@ static void put_legacy(struct soft_tr *t, const struct insn *i, const struct fie
 
 static void put_vex(struct soft_tr *t, const struct insn *i, const struct fields *f) {
     tr_u8(t, 0xc4);
-    tr_u8(t, (f->reg & 8 ? 0u : 0x80) | 0x40 | (f->rm & 8 ? 0u : 0x20) |
+    bool high_index = f->mem && f->at.index != MEM_NONE && (f->at.index & 8);
+    tr_u8(t, (f->reg & 8 ? 0u : 0x80) | (high_index ? 0u : 0x40) | (f->rm & 8 ? 0u : 0x20) |
                  (i->map == MAP_0F     ? 1u
                   : i->map == MAP_0F38 ? 2u
                                        : 3u));
@@ -304,8 +302,10 @@ static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct f
     } else {
         put_legacy(t, i, f);
     }
-    if (i->has_modrm) {
-        tr_u8(t, (f->mem ? 0u : 0xc0) | (f->reg & 7) << 3 | (f->rm & 7));
+    if (f->mem) {
+        tr_modrm(t, f->reg, &f->at);
+    } else if (i->has_modrm) {
+        tr_u8(t, 0xc0 | (f->reg & 7) << 3 | (f->rm & 7));
     }
     for (u32 n = 0; n < (u32)i->imm_size + i->imm2_size; n++) {
         tr_u8(t, t->page[(ti->rip & PAGE_MASK) + i->imm_offset + n]);
@@ -337,34 +337,61 @@ static void vector_need(struct soft_tr *t, const struct tr_insn *ti) {
     t->vec_done = true;
 }
 
-void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
+/* Host registers for the guest's that live in memory. */
+struct homes {
+    u8 host[3];
+};
+
+static u8 *home(struct homes *h, u32 guest) {
+    return &h->host[guest - H_TEMP2];
+}
+
+/* The operand's place, and registers that it leaves free: one needs at most two. */
+static void put_operand(struct soft_tr *t, const struct tr_insn *ti, struct fields *f,
+                        struct homes *h) {
     const struct insn_operand *mem = mem_operand(&ti->insn);
+    tr_look(t, ti, mem->size, mem->flags & (OPERAND_WRITE | OPERAND_COND), &f->at);
+    u8 spare[2] = {H_TEMP2, H_ADDR};
+    u32 named = 0;
+    for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
+        named += gpr_named(ti, g, false);
+    }
+    if (f->at.base == H_ADDR && named > 1) {
+        tr_mem(t, true, 0x8d, H_ADDR, &f->at);
+        f->at = (struct tr_at){.base = H_ADDR, .index = MEM_NONE};
+        spare[1] = H_TEMP;
+    }
+    for (u32 g = H_TEMP2, n = 0; g <= H_ADDR; g++) {
+        *home(h, g) = gpr_named(ti, g, false) ? spare[n++ & 1] : (u8)g;
+    }
+    f->reg = f->reg_gpr && tr_in_memory(f->reg) ? *home(h, f->reg) : f->reg;
+    f->v = f->v_gpr && tr_in_memory(f->v) ? *home(h, f->v) : f->v;
+    f->rm = f->at.base;
+}
+
+void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
+    struct homes homes = {{H_TEMP2, H_TEMP, H_ADDR}};
     struct fields f;
-    u32 moved = H_ADDR;
     fields_of(ti, &f);
     if (ti->vector) {
         vector_need(t, ti);
     }
-    if (mem) {
-        tr_operand(t, ti, mem->size, mem->flags & (OPERAND_WRITE | OPERAND_COND));
-        moved = substitute(ti);
-        f.reg = f.reg_gpr && f.reg == H_ADDR ? moved : f.reg;
-        f.v = f.v_gpr && f.v == H_ADDR ? moved : f.v;
-        f.rm = H_ADDR;
+    if (f.mem) {
+        put_operand(t, ti, &f, &homes);
     }
     if (flags_needed(ti)) {
         tr_flags_need(t);
     }
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
         if (gpr_named(ti, g, false)) {
-            tr_gs_load(t, g == H_ADDR ? moved : g, tr_gpr(g));
+            tr_gs_load(t, *home(&homes, g), tr_gpr(g));
         }
     }
     put_point(t, ti);
     put_insn(t, ti, &f);
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
         if (gpr_named(ti, g, true)) {
-            tr_gs_store(t, g == H_ADDR ? moved : g, tr_gpr(g));
+            tr_gs_store(t, *home(&homes, g), tr_gpr(g));
         }
     }
     if (ti->insn.flags_write) {

@@ -64,73 +64,206 @@ void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
     }
 }
 
-void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write) {
-    u32 exit = tr_exit_new(t, TR_MISS, i->rip);
-    t->exits[exit].size = (u16)size;
-    t->exits[exit].access = write ? ACCESS_WRITE : ACCESS_READ;
-    t->exits[exit].len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
-    tr_rr(t, false, 0x89, H_ADDR, H_TEMP); /* mov r14d, r15d */
-    tr_rr(t, false, 0xc1, 5, H_TEMP);      /* shr r14d, 7 */
-    tr_u8(t, PAGE_SHIFT - 5);
-    tr_rr(t, false, 0x81, 4, H_TEMP); /* and r14d, index * 32 */
-    tr_u32(t, (TLB_SIZE - 1) << 5);
-    tr_gs(t, true, 0x03, H_TEMP, C_OFF(dtlb));
-    if (size == 1) {
-        tr_rr(t, true, 0x89, H_ADDR, H_TEMP2);
+/* --- looks -------------------------------------------------------------------------------------
+ */
+
+enum {
+    LOOK_READ = offsetof(struct look_set, read) - LOOK_BIAS,
+    LOOK_WRITE = offsetof(struct look_set, write) - LOOK_BIAS,
+    LOOK_ADDEND = offsetof(struct look_set, addend) - LOOK_BIAS,
+};
+
+static s32 tags(bool write) {
+    return write ? (s32)LOOK_WRITE : (s32)LOOK_READ;
+}
+
+static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write) {
+    struct tr_exit *e = &t->exits[tr_exit_new(t, TR_MISS, i->rip)];
+    e->size = (u16)size;
+    e->access = write ? ACCESS_WRITE : ACCESS_READ;
+    e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
+    return e;
+}
+
+/* jne to the late piece that makes the translation and then goes on at back */
+static void miss_jump(struct soft_tr *t, const struct tr_exit *e, u32 back) {
+    tr_late_new(t, LATE_MISS, (u32)(e - t->exits), tr_jcc(t, 5), back);
+}
+
+static void lea(struct soft_tr *t, bool wide, u32 to, struct tr_at at, s32 more) {
+    at.disp += more;
+    if (at.index == MEM_NONE && !at.disp) {
+        tr_rr(t, wide, 0x89, at.base, to);
     } else {
-        tr_rm(t, true, 0x8d, H_TEMP2, H_ADDR, (s32)size - 1);
+        tr_mem(t, wide, 0x8d, to, &at);
     }
-    tr_rr(t, true, 0x81, 4, H_TEMP2); /* and r13, -4096 */
-    tr_u32(t, ~(u32)PAGE_MASK);
-    tr_rm(t, true, 0x3b, H_TEMP2, H_TEMP,
-          write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
-    u32 from = tr_jcc(t, 5);
-    tr_rm(t, true, 0x03, H_ADDR, H_TEMP, offsetof(struct tlb_entry, addend));
-    tr_late_new(t, LATE_MISS, exit, from, back);
+}
+
+/* The tag of the last byte's page in reg, from its address. */
+static void last_tag(struct soft_tr *t, u32 reg) {
+    tr_rr(t, true, 0x81, 1, reg); /* or */
+    tr_u32(t, PAGE_MASK);
+}
+
+/*
+ * Guest registers only: critical is base -> index -> addend -> access, all else is beside it.
+ *
+ *   mov r13, table; r14d = address >> 12; r15 = last byte | fff; r15 == tag? r14 = addend
+ */
+static void look_regs(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea, u32 size,
+                      bool write) {
+    u32 back = t->used;
+    struct tr_exit *e = miss_new(t, i, size, write);
+    struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3, .disp = tags(write)};
+    e->ea_kind = EA_REGS;
+    e->ea_base = ea->base;
+    e->ea_index = ea->index;
+    e->ea_shift = ea->shift;
+    e->ea_disp = ea->disp;
+    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    if (ea->index == MEM_NONE && !ea->disp) {
+        tr_shr_page(t, H_TEMP, ea->base);
+    } else {
+        lea(t, false, H_TEMP, *ea, 0);
+        tr_rr(t, false, 0xc1, 5, H_TEMP); /* shr */
+        tr_u8(t, PAGE_SHIFT);
+    }
+    lea(t, true, H_ADDR, *ea, (s32)size - 1);
+    last_tag(t, H_ADDR);
+    tr_mem(t, true, 0x3b, H_ADDR, &slot);
+    miss_jump(t, e, back);
+    slot.disp = LOOK_ADDEND;
+    tr_mem(t, true, 0x8b, H_TEMP, &slot);
+}
+
+/* A constant address, in one page: its slot is known. */
+static void look_const(struct soft_tr *t, const struct tr_insn *i, u64 linear, u32 size, bool write,
+                       struct tr_at *at) {
+    u32 back = t->used;
+    struct tr_exit *e = miss_new(t, i, size, write);
+    s32 slot = (s32)((u32)linear >> PAGE_SHIFT) * 8;
+    e->ea_kind = EA_CONST;
+    e->ea_disp = (s32)(linear & PAGE_MASK);
+    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    tr_imm(t, H_ADDR, linear | PAGE_MASK);
+    tr_rm(t, true, 0x3b, H_ADDR, H_TEMP2, slot + tags(write));
+    miss_jump(t, e, back);
+    tr_rm(t, true, 0x8b, H_TEMP, H_TEMP2, slot + (s32)LOOK_ADDEND);
+    *at = (struct tr_at){.base = H_ADDR, .index = H_TEMP, .disp = e->ea_disp - (s32)PAGE_MASK};
+}
+
+/* H_ADDR: the linear address, and stays it; H_TEMP: the addend */
+static void look_r15(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write) {
+    struct tr_exit *e = miss_new(t, i, size, write);
+    struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3};
+    e->ea_kind = EA_R15;
+    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    tr_shr_page(t, H_TEMP, H_ADDR);
+    tr_mem(t, true, 0x8d, H_TEMP2, &slot);
+    lea(t, true, H_TEMP, (struct tr_at){.base = H_ADDR, .index = MEM_NONE}, (s32)size - 1);
+    last_tag(t, H_TEMP);
+    tr_rm(t, true, 0x3b, H_TEMP, H_TEMP2, tags(write));
+    miss_jump(t, e, back);
+    tr_rm(t, true, 0x8b, H_TEMP, H_TEMP2, LOOK_ADDEND);
+}
+
+void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write) {
+    look_r15(t, i, back, size, write);
+    tr_rr(t, true, 0x01, H_TEMP, H_ADDR);
+}
+
+void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp, u32 size,
+                  bool write, struct tr_at *at) {
+    tr_flags_clobber(t, i->live_in);
+    *at = (struct tr_at){.base = (u8)base, .index = MEM_NONE, .disp = disp};
+    look_regs(t, i, at, size, write);
+    at->index = H_TEMP;
+}
+
+/* Is the operand's address a sum of guest registers that have host registers? */
+static bool plain_regs(const struct insn *insn, u32 size) {
+    const struct insn_mem *m = &insn->mem;
+    bool seg = m->seg == SEG_FS || m->seg == SEG_GS;
+    bool base = m->base != MEM_NONE && m->base != MEM_RIP && !tr_in_memory(m->base);
+    bool index = m->index == MEM_NONE || !tr_in_memory(m->index);
+    bool room = m->disp + (s64)size <= INT32_MAX && m->disp >= INT32_MIN;
+    return !seg && base && index && room && insn->addrsize == 8;
+}
+
+static bool const_address(const struct insn *insn, u64 rip, u32 size, u64 *linear) {
+    const struct insn_mem *m = &insn->mem;
+    u64 mask = insn->addrsize == 8 ? UINT64_MAX : UINT32_MAX;
+    bool known = m->base == MEM_RIP || (m->base == MEM_NONE && m->index == MEM_NONE);
+    *linear = ((m->base == MEM_RIP ? rip + insn->len : 0) + (u64)m->disp) & mask;
+    return known && m->seg != SEG_FS && m->seg != SEG_GS &&
+           (*linear & PAGE_MASK) + size <= PAGE_SIZE;
+}
+
+void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, struct tr_at *at) {
+    const struct insn_mem *m = &i->insn.mem;
+    u64 linear;
+    tr_flags_clobber(t, i->live_in);
+    if (const_address(&i->insn, i->rip, size, &linear)) {
+        look_const(t, i, linear, size, write, at);
+        return;
+    }
+    *at = (struct tr_at){.base = H_ADDR, .index = H_TEMP};
+    if (!plain_regs(&i->insn, size)) {
+        u32 back = t->used;
+        tr_address(t, &i->insn, i->rip);
+        look_r15(t, i, back, size, write);
+        return;
+    }
+    struct tr_at ea = {.base = m->base, .index = m->index, .disp = (s32)m->disp};
+    ea.shift = m->index == MEM_NONE ? 0 : (u8)scale_bits(m->scale);
+    look_regs(t, i, &ea, size, write);
+    if (ea.index == MEM_NONE) {
+        *at = (struct tr_at){.base = ea.base, .index = H_TEMP, .disp = ea.disp};
+    } else {
+        lea(t, true, H_ADDR, ea, 0);
+    }
 }
 
 void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write) {
-    tr_flags_clobber(t, i->live_in);
-    u32 back = t->used;
-    tr_address(t, &i->insn, i->rip);
-    tr_check(t, i, back, size, write);
+    struct tr_at at;
+    tr_look(t, i, size, write, &at);
+    tr_mem(t, true, 0x8d, H_ADDR, &at);
 }
 
 /* --- stacks ------------------------------------------------------------------------------------
  */
 
 void tr_stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 size, bool write) {
-    tr_flags_clobber(t, i->live_in);
-    u32 back = t->used;
-    tr_rm(t, true, 0x8d, H_ADDR, GPR_RSP, disp);
-    tr_check(t, i, back, size, write);
+    struct tr_at at;
+    tr_look_base(t, i, GPR_RSP, disp, size, write, &at);
+    tr_mem(t, true, 0x8d, H_ADDR, &at);
 }
 
 static void move_rsp(struct soft_tr *t, s32 by) {
     tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, by);
 }
 
-static void push_one(struct soft_tr *t, const struct tr_insn *i, u32 done, s32 at) {
+static void push_one(struct soft_tr *t, const struct tr_insn *i, u32 done, const struct tr_at *at) {
     const struct insn_operand *op = &i->insn.op[0];
     if (op->kind == OPERAND_IMM) {
-        tr_rm(t, true, 0xc7, 0, H_ADDR, at);
+        tr_mem(t, true, 0xc7, 0, at);
         tr_u32(t, (u32)i->insn.imm);
         return;
     }
     u32 reg = op->reg;
     if (reg == GPR_RSP) { /* as it was before this push */
-        tr_rm(t, true, 0x8d, H_TEMP, GPR_RSP, -8 * (s32)done);
-        reg = H_TEMP;
+        tr_rm(t, true, 0x8d, H_ADDR, GPR_RSP, -8 * (s32)done);
+        reg = H_ADDR;
     } else if (tr_in_memory(reg)) {
-        tr_gs_load(t, H_TEMP, tr_gpr(reg));
-        reg = H_TEMP;
+        tr_gs_load(t, H_ADDR, tr_gpr(reg));
+        reg = H_ADDR;
     }
-    tr_rm(t, true, 0x89, reg, H_ADDR, at);
+    tr_mem(t, true, 0x89, reg, at);
 }
 
-static void pop_one(struct soft_tr *t, const struct tr_insn *i, s32 at) {
-    u32 reg = i->insn.op[0].reg, host = tr_in_memory(reg) ? (u32)H_TEMP : reg;
-    tr_rm(t, true, 0x8b, host, H_ADDR, at);
+static void pop_one(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *at) {
+    u32 reg = i->insn.op[0].reg, host = tr_in_memory(reg) ? (u32)H_ADDR : reg;
+    tr_mem(t, true, 0x8b, host, at);
     if (tr_in_memory(reg)) {
         tr_gs_store(t, host, tr_gpr(reg));
     }
@@ -143,43 +276,52 @@ u32 tr_push_pop(struct soft_tr *t, u32 at) {
     while (at + n < t->trace_len && n < 15 && first[n].class == first->class) {
         n++;
     }
-    tr_stack_operand(t, first, push ? -8 * (s32)n : 0, 8 * n, push);
+    struct tr_at stack;
+    tr_look_base(t, first, GPR_RSP, push ? -8 * (s32)n : 0, 8 * n, push, &stack);
     t->exits[t->exit_count - 1].unjoined = push ? 8 * (n - 1) : 0;
     for (u32 k = 0; k < n; k++) {
+        struct tr_at slot = stack;
         if (push) {
-            push_one(t, &first[k], k, 8 * (s32)(n - 1 - k));
+            slot.disp += 8 * (s32)(n - 1 - k);
+            push_one(t, &first[k], k, &slot);
         } else {
-            pop_one(t, &first[k], 8 * (s32)k);
+            slot.disp += 8 * (s32)k;
+            pop_one(t, &first[k], &slot);
         }
     }
     move_rsp(t, push ? -8 * (s32)n : 8 * (s32)n);
     return n;
 }
 
-void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
-    tr_operand(t, i, 8, false);
-    tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
-    tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
-    tr_stack_operand(t, i, -8, 8, true);
-    tr_gs_load(t, H_TEMP, C_OFF(tr_temp));
-    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
+/* H_ADDR to the stack */
+static void push_addr(struct soft_tr *t, const struct tr_at *stack) {
+    tr_mem(t, true, 0x89, H_ADDR, stack);
     move_rsp(t, -8);
+}
+
+void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
+    struct tr_at at;
+    tr_look(t, i, 8, false, &at);
+    tr_mem(t, true, 0x8b, H_ADDR, &at);
+    tr_gs_store(t, H_ADDR, C_OFF(tr_temp));
+    tr_look_base(t, i, GPR_RSP, -8, 8, true, &at);
+    tr_gs_load(t, H_ADDR, C_OFF(tr_temp));
+    push_addr(t, &at);
 }
 
 /* The return address to the stack. */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp) {
+    struct tr_at at;
     (void)value_in_temp;
-    tr_stack_operand(t, i, -8, 8, true);
-    tr_imm(t, H_TEMP, i->rip + i->insn.len);
-    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
-    move_rsp(t, -8);
+    tr_look_base(t, i, GPR_RSP, -8, 8, true, &at);
+    tr_imm(t, H_ADDR, i->rip + i->insn.len);
+    push_addr(t, &at);
 }
 
 void tr_leave(struct soft_tr *t, const struct tr_insn *i) {
-    tr_flags_clobber(t, i->live_in);
-    u32 back = t->used;
-    tr_rr(t, true, 0x89, GPR_RBP, H_ADDR);
-    tr_check(t, i, back, 8, false);
+    struct tr_at at;
+    tr_look_base(t, i, GPR_RBP, 0, 8, false, &at);
+    tr_mem(t, true, 0x8b, H_ADDR, &at);
     tr_rm(t, true, 0x8d, GPR_RSP, GPR_RBP, 8);
-    tr_rm(t, true, 0x8b, GPR_RBP, H_ADDR, 0);
+    tr_rr(t, true, 0x89, H_ADDR, GPR_RBP);
 }

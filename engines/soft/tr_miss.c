@@ -29,9 +29,22 @@ static void stand_at(struct soft_vcpu *c, u64 rip) {
     tr_flags_home(c);
 }
 
-u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
+static u64 address_of(const struct soft_vcpu *c, const struct tr_exit *e, u64 r15) {
+    u64 a = (u64)(s64)e->ea_disp;
+    if (e->ea_kind == EA_R15) {
+        return r15;
+    }
+    if (e->ea_kind == EA_CONST) {
+        return (r15 & ~PAGE_MASK) + a;
+    }
+    a += c->s.gpr[e->ea_base & 15];
+    return e->ea_index == MEM_NONE ? a : a + (c->s.gpr[e->ea_index & 15] << e->ea_shift);
+}
+
+u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     struct soft_tr *t = c->tr;
     const struct tr_exit *e = &t->exits[c->tr_exit];
+    u64 linear = address_of(c, e, r15);
     c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
     bool crosses = (linear & PAGE_MASK) + e->size > PAGE_SIZE;
     u64 phys;
@@ -43,10 +56,9 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 linear) {
         t->force = true;
         return 1;
     }
-    soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
-    const struct tlb_entry *now = tlb_slot(c->dtlb, linear);
-    u64 tag = e->access == ACCESS_READ ? now->read : now->write;
-    if (tag != (linear & ~PAGE_MASK)) {
+    const struct tlb_entry *now =
+        soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
+    if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
         t->stats.slow++;
         t->force = true;
         return 1;

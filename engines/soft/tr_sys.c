@@ -93,6 +93,8 @@ static void put_ac(struct soft_tr *t, const struct tr_insn *i, bool on) {
     }
     tr_gs_load(t, H_TEMP, on ? C_OFF(dtlb_ac[1]) : C_OFF(dtlb_ac[0]));
     tr_gs_store(t, H_TEMP, C_OFF(dtlb));
+    tr_gs_load(t, H_TEMP, on ? C_OFF(look_ac[1]) : C_OFF(look_ac[0]));
+    tr_gs_store(t, H_TEMP, C_OFF(look));
     tr_gs(t, false, 0x0fb6, H_TEMP, on ? C_OFF(mmu_ac[1]) : C_OFF(mmu_ac[0]));
     tr_gs(t, false, 0x88, H_TEMP, C_OFF(mmu));
 }

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tables for translated code; see look.h. What must be forgotten when: Intel SDM volume 3, section
+ * 4.10; the callers in tlb.c decide. Forgetting more than needed is always allowed.
+ */
+#include "engines/soft/look.h"
+
+#include "engines/soft/engine.h"
+
+#define FILL_LARGE (PHYS_2M | PHYS_1G)
+
+static u32 slot_of(u64 linear) {
+    return (u32)linear >> PAGE_SHIFT;
+}
+
+static u64 tag_of(u64 linear) {
+    return linear | PAGE_MASK;
+}
+
+static u32 *head_of(struct soft_look *look, u64 gpa_page) {
+    u64 page = gpa_page >> PAGE_SHIFT;
+    return &look->page_head[(page ^ page >> 12) % LOOK_HEADS];
+}
+
+static u32 set_of(const struct soft_vcpu *c, u8 mmu) {
+    return (u32)(c->tlb->now - c->tlb->context) * MMU_COUNT + mmu;
+}
+
+static u64 table_of(const struct soft_vcpu *c, u8 mmu) {
+    const struct soft_look *look = c->tlb->look;
+    const struct look_set *set = look->set[set_of(c, mmu)];
+    return (u64)(uintptr_t)(set ? set : look->empty) + LOOK_BIAS;
+}
+
+void soft_look_select(struct soft_vcpu *c) {
+    if (c->tlb->look) {
+        c->look = table_of(c, c->mmu);
+        c->look_ac[0] = table_of(c, c->mmu_ac[0]);
+        c->look_ac[1] = table_of(c, c->mmu_ac[1]);
+    }
+}
+
+/* --- life --------------------------------------------------------------------------------------
+ */
+
+int soft_look_create(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    struct soft_look *look = host->ops->pages(host, sizeof(*look));
+    if (!look) {
+        return -ERR_NOMEM;
+    }
+    look->empty = host->ops->pages(host, sizeof(*look->empty));
+    if (!look->empty) {
+        host->ops->pages_free(host, look, sizeof(*look));
+        return -ERR_NOMEM;
+    }
+    c->tlb->look = look;
+    soft_look_select(c);
+    return 0;
+}
+
+static void sets_free(struct soft_look *look, struct host *host) {
+    for (u32 i = 0; i < LOOK_SETS; i++) {
+        if (look->set[i]) {
+            host->ops->pages_free(host, look->set[i], sizeof(*look->set[i]));
+            look->set[i] = NULL;
+        }
+    }
+}
+
+void soft_look_destroy(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    struct soft_look *look = c->tlb ? c->tlb->look : NULL;
+    if (look) {
+        sets_free(look, host);
+        host->ops->pages_free(host, look->empty, sizeof(*look->empty));
+        host->ops->pages_free(host, look, sizeof(*look));
+        c->tlb->look = NULL;
+    }
+}
+
+static void reset(struct soft_vcpu *c) {
+    struct soft_look *look = c->tlb->look;
+    sets_free(look, c->vm->host);
+    memset(look->set_head, 0, sizeof(look->set_head));
+    memset(look->page_head, 0, sizeof(look->page_head));
+    memset(look->region, 0, sizeof(look->region));
+    look->touched = look->fills = 0;
+    look->resets++;
+    soft_look_select(c);
+}
+
+/* --- filling -----------------------------------------------------------------------------------
+ */
+
+static bool is_touched(const struct soft_look *look, u32 set, u32 slot) {
+    u32 region = slot >> LOOK_REGION_BITS;
+    return look->region[set][region / 64] >> (region % 64) & 1;
+}
+
+static void touch(struct soft_look *look, u32 set, u32 slot) {
+    u32 region = slot >> LOOK_REGION_BITS;
+    if (!is_touched(look, set, slot)) {
+        look->region[set][region / 64] |= BIT(region % 64);
+        look->touched++;
+    }
+}
+
+static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
+    struct soft_look *look = c->tlb->look;
+    if (look->touched >= LOOK_TOUCHED_MAX || look->fills >= LOOK_FILLS) {
+        reset(c);
+    }
+    if (!look->set[n]) {
+        look->set[n] = c->vm->host->ops->pages(c->vm->host, sizeof(*look->set[n]));
+        soft_look_select(c);
+    }
+    return look->set[n];
+}
+
+static void list_add(struct soft_look *look, u32 set, u64 linear, u64 phys) {
+    struct look_fill *f = &look->fill[look->fills];
+    u32 *head = head_of(look, phys & ~PAGE_MASK);
+    *f = (struct look_fill){.linear = linear | (phys & (PHYS_GLOBAL | FILL_LARGE)),
+                            .gpa = phys & ~PAGE_MASK,
+                            .next_in_set = look->set_head[set],
+                            .next_in_page = *head,
+                            .set = set};
+    look->set_head[set] = *head = ++look->fills;
+}
+
+bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, u64 phys,
+                    enum access access) {
+    struct soft_look *look = c->tlb->look;
+    u64 page = linear & ~PAGE_MASK;
+    if ((access == ACCESS_READ ? e->read : e->write) != page) {
+        return false;
+    }
+    u32 n = set_of(c, c->mmu), slot = slot_of(page);
+    struct look_set *set = set_get(c, n);
+    if (!set) {
+        return false;
+    }
+    touch(look, n, slot);
+    bool same = (set->read[slot] | set->write[slot]) == tag_of(page) &&
+                set->addend[slot] == e->addend && !(phys & FILL_LARGE);
+    if (!same) {
+        list_add(look, n, page, phys);
+    }
+    set->addend[slot] = e->addend;
+    set->read[slot] = e->read == page ? tag_of(page) : 0;
+    set->write[slot] = e->write == page ? tag_of(page) : 0;
+    return true;
+}
+
+/* --- forgetting --------------------------------------------------------------------------------
+ */
+
+static void slot_clear(struct look_set *set, u64 linear) {
+    set->read[slot_of(linear)] = set->write[slot_of(linear)] = 0;
+}
+
+static void set_clear(struct soft_look *look, u32 n, bool keep_global) {
+    u32 at = look->set_head[n];
+    look->set_head[n] = 0;
+    while (at) {
+        struct look_fill *f = &look->fill[at - 1];
+        u32 next = f->next_in_set;
+        if (keep_global && (f->linear & PHYS_GLOBAL)) {
+            f->next_in_set = look->set_head[n];
+            look->set_head[n] = at;
+        } else {
+            slot_clear(look->set[n], f->linear);
+        }
+        at = next;
+    }
+}
+
+void soft_look_clear(struct soft_look *look, u32 context, bool keep_global) {
+    for (u32 m = 0; look && m < MMU_COUNT; m++) {
+        set_clear(look, context * MMU_COUNT + m, keep_global);
+    }
+}
+
+static void drop_large(struct soft_look *look, u32 n, u64 linear) {
+    for (u32 at = look->set_head[n]; at; at = look->fill[at - 1].next_in_set) {
+        u64 page = look->fill[at - 1].linear;
+        u32 shift = page & PHYS_1G ? 30 : page & PHYS_2M ? 22 : 0;
+        if (shift && !((page ^ linear) >> shift)) {
+            slot_clear(look->set[n], page);
+        }
+    }
+}
+
+void soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large) {
+    for (u32 m = 0; look && m < MMU_COUNT; m++) {
+        u32 n = context * MMU_COUNT + m;
+        if (look->set[n] && is_touched(look, n, slot_of(linear))) {
+            slot_clear(look->set[n], linear);
+        }
+        if (large) {
+            drop_large(look, n, linear);
+        }
+    }
+}
+
+/* The slot may hold another page by now: its next write only looks again. */
+static void write_clear(struct soft_look *look, const struct look_fill *f) {
+    if (look->set[f->set]) {
+        look->set[f->set]->write[slot_of(f->linear)] = 0;
+    }
+}
+
+void soft_look_drop_writes(struct soft_look *look, u64 gpa_page) {
+    u32 at = look ? *head_of(look, gpa_page) : 0;
+    while (at) {
+        const struct look_fill *f = &look->fill[at - 1];
+        if (f->gpa == gpa_page) {
+            write_clear(look, f);
+        }
+        at = f->next_in_page;
+    }
+}
+
+void soft_look_drop_all_writes(struct soft_look *look) {
+    for (u32 i = 0; look && i < look->fills; i++) {
+        write_clear(look, &look->fill[i]);
+    }
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The tables that translated code looks into: one per address space (PCID) and privilege, by bits
+ * 12 to 31 of the linear address, so that the index is one shift of a 32-bit register.
+ *
+ *   read tags | write tags | host address - linear address      2^20 slots of 8 bytes each
+ *
+ * A tag is the linear page address with all bits of the offset set when the access may go straight
+ * to host memory, else 0, which no address compares equal to. So untouched tables say "none", and
+ * they are reserved address space of which little is ever touched: a page of each array covers 2
+ * MiB of guest addresses.
+ *
+ * Entries are copies of what tlb.h holds. They are forgotten one by one from a list of fills, never
+ * by going over a table. When the list is full or too much of the tables is touched all tables are
+ * given back and begin anew.
+ *
+ * Lock rule: everything here belongs to the vCPU's thread.
+ */
+#ifndef ENGINES_SOFT_LOOK_H
+#define ENGINES_SOFT_LOOK_H
+
+#include "engines/soft/tlb.h"
+
+enum {
+    LOOK_SLOTS = 1 << 20,
+    LOOK_SETS = TLB_CONTEXTS * MMU_COUNT,
+    LOOK_FILLS = 1 << 15,
+    LOOK_HEADS = 1 << 12,
+    LOOK_REGION_BITS = 9, /* slots in a host page */
+    LOOK_REGIONS = LOOK_SLOTS >> LOOK_REGION_BITS,
+    LOOK_TOUCHED_MAX = 700, /* regions of all sets together, 12 KiB each */
+    /* c->look points this far into a set: its low bits are the count of a SHRX by the page size. */
+    LOOK_BIAS = PAGE_SHIFT,
+};
+
+struct look_set {
+    u64 read[LOOK_SLOTS], write[LOOK_SLOTS], addend[LOOK_SLOTS];
+};
+
+struct look_fill {
+    u64 linear; /* page | PHYS_GLOBAL, PHYS_2M, PHYS_1G */
+    u64 gpa;    /* page */
+    u32 next_in_set, next_in_page; /* index + 1 */
+    u32 set;
+    u32 spare;
+};
+
+struct soft_look {
+    struct look_set *set[LOOK_SETS]; /* NULL: nothing was filled yet */
+    struct look_set *empty;          /* stands for those */
+    u32 set_head[LOOK_SETS];         /* fills, index + 1 */
+    u32 page_head[LOOK_HEADS];       /* the same by guest-physical page, hashed */
+    u64 region[LOOK_SETS][LOOK_REGIONS / 64]; /* touched */
+    u32 touched, fills;
+    u64 resets;
+    struct look_fill fill[LOOK_FILLS];
+};
+
+/* -ERR_NOMEM; c->tlb exists. */
+int soft_look_create(struct soft_vcpu *c);
+void soft_look_destroy(struct soft_vcpu *c);
+
+/* The table for accesses of now -> c->look. */
+void soft_look_select(struct soft_vcpu *c);
+
+/* Copies the translation of linear's page for c->mmu; false when e does not allow access by the
+ * fast way, or there is no memory. */
+bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, u64 phys,
+                    enum access access);
+
+/* context: index of the address space. look may be NULL. */
+void soft_look_clear(struct soft_look *look, u32 context, bool keep_global);
+void soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large);
+void soft_look_drop_writes(struct soft_look *look, u64 gpa_page);
+void soft_look_drop_all_writes(struct soft_look *look);
+
+#endif
