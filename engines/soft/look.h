@@ -38,18 +38,18 @@ struct look_set {
 };
 
 struct look_fill {
-    u64 linear; /* page | PHYS_GLOBAL, PHYS_2M, PHYS_1G */
-    u64 gpa;    /* page */
+    u64 linear;                    /* page | PHYS_GLOBAL, PHYS_2M, PHYS_1G */
+    u64 gpa;                       /* page */
     u32 next_in_set, next_in_page; /* index + 1 */
     u32 set;
     u32 spare;
 };
 
 struct soft_look {
-    struct look_set *set[LOOK_SETS]; /* NULL: nothing was filled yet */
-    struct look_set *empty;          /* stands for those */
-    u32 set_head[LOOK_SETS];         /* fills, index + 1 */
-    u32 page_head[LOOK_HEADS];       /* the same by guest-physical page, hashed */
+    struct look_set *set[LOOK_SETS];          /* NULL: nothing was filled yet */
+    struct look_set *empty;                   /* stands for those */
+    u32 set_head[LOOK_SETS];                  /* fills, index + 1 */
+    u32 page_head[LOOK_HEADS];                /* the same by guest-physical page, hashed */
     u64 region[LOOK_SETS][LOOK_REGIONS / 64]; /* touched */
     u32 touched, fills;
     u64 resets;

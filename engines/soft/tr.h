@@ -12,9 +12,8 @@
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
  * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
- * host R15 holds the address of a memory operand or part of it, R14 what is to be added to it, R13 is
- * free. Compilers use those
- * last, so hot loops seldom name them. GS is the vCPU.
+ * host R15 holds the address of a memory operand or part of it, R14 what is to be added to it, R13
+ * is free. Compilers use those last, so hot loops seldom name them. GS is the vCPU.
  *
  * Guest flags are in RFLAGS, or in c->tr_flags, or nowhere when liveness says that nobody will look
  * before they are written: known for each place in a trace. Where generated code is left they are
@@ -161,9 +160,9 @@ struct soft_tr {
     u32 exit_count, block_count, point_count, single_count;
     u32 heat;
     bool host_avx, host_bmi2;
-    bool force; /* interpret the next block */
-    bool fresh;           /* code was written since generated code was entered last */
-    u32 page_head[4096];  /* (index of the block * 2 + which of its pages) + 1 */
+    bool force;          /* interpret the next block */
+    bool fresh;          /* code was written since generated code was entered last */
+    u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
     u32 slot_count, slot_max;
@@ -218,8 +217,8 @@ struct tr_at {
 void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at);
 void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at); /* ModRM, SIB, displacement */
 void tr_shr_page(struct soft_tr *t, u32 to, u32 from); /* to = from[31:12]; uses H_TEMP2 */
-u32 tr_jcc(struct soft_tr *t, u32 cond); /* returns where its rel32 is */
-u32 tr_jmp(struct soft_tr *t);           /* likewise */
+u32 tr_jcc(struct soft_tr *t, u32 cond);               /* returns where its rel32 is */
+u32 tr_jmp(struct soft_tr *t);                         /* likewise */
 void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 
