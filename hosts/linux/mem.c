@@ -10,6 +10,8 @@
 
 #include "hosts/linux/host.h"
 
+#define SPARSE (8 * MIB)
+
 void *linux_alloc(struct host *host, size_t size) {
     (void)host;
     return calloc(1, size);
@@ -25,7 +27,13 @@ void *linux_pages(struct host *host, size_t size) {
     (void)host;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    if (size >= SPARSE) { /* touched here and there: no huge pages. Not all kernels know of them. */
+        (void)madvise(p, size, MADV_NOHUGEPAGE);
+    }
+    return p;
 }
 
 void linux_pages_free(struct host *host, void *ptr, size_t size) {
