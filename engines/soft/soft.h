@@ -157,9 +157,9 @@ struct soft_vcpu {
     u64 tr_fault_rip; /* host RIP of a processor exception in generated code */
     u64 tr_fault_flags;
     u64 tr_purge_page; /* for SOFT_REQ_CODE, as purge_page: atomic */
-    struct tr_jump {   /* indirect jumps: rip -> generated code */
+    struct tr_jump {   /* indirect jumps: rip -> generated code (tr_jump_of) */
         u64 rip, host;
-    } tr_jump[4096];
+    } tr_jump[1 << 14] ALIGNED(32);
     u64 *tr_seen; /* tr_page.c: of the present address space */
 
     struct soft_tlb *tlb;     /* tlb.h */

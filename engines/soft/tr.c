@@ -395,21 +395,27 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
 }
 
 static void jump_set(struct soft_vcpu *c, const struct tr_block *to) {
-    *tr_jump_of(c, to->rip) = (struct tr_jump){
-        .rip = to->rip, .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
+    struct tr_jump *j = tr_jump_of(c, to->rip);
+    if (j->rip != to->rip) { /* what was there becomes second choice */
+        *tr_jump_other(c, to->rip) = *j;
+    }
+    *j = (struct tr_jump){.rip = to->rip,
+                          .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
 }
 
 static void kill(struct soft_vcpu *c, struct tr_block *b) {
     struct soft_tr *t = c->tr;
-    struct tr_jump *j = tr_jump_of(c, b->rip);
+    struct tr_jump *j[] = {tr_jump_of(c, b->rip), tr_jump_other(c, b->rip)};
     for (u32 n = b->in; n != TR_NONE;) {
         struct tr_exit *e = &t->exits[n];
         n = e->next_in;
         tr_fix(t, e->patch, e->unjoined);
         e->target = e->next_in = TR_NONE;
     }
-    if (j->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {
-        j->rip = BIT(63);
+    for (u32 k = 0; k < ARRAY_LEN(j); k++) {
+        if (j[k]->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {
+            *j[k] = (struct tr_jump){.rip = BIT(63)};
+        }
     }
     b->in = TR_NONE;
     b->dead = true;
@@ -620,9 +626,9 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
 void soft_tr_blocks(struct soft_vcpu *c) {
     u32 exit = 0;
     do {
-        const struct tr_jump *j = tr_jump_of(c, c->next_rip);
-        if (!exit && !c->tr->force && j->rip == c->next_rip) {
-            exit = enter(c, (const u8 *)(uintptr_t)j->host); /* entry X checks all */
+        u64 host = exit || c->tr->force ? 0 : tr_jump_find(c, c->next_rip);
+        if (host) {
+            exit = enter(c, (const u8 *)(uintptr_t)host); /* entry X checks all */
         } else {
             exit = run_found(c, exit);
         }

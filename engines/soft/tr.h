@@ -223,8 +223,18 @@ void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 
 #define C_OFF(member) offsetof(struct soft_vcpu, member)
+/* The jump table is indexed by the address itself, in pairs: generated code looks at tr_jump_of
+ * first and then at its neighbour. */
 static inline struct tr_jump *tr_jump_of(struct soft_vcpu *c, u64 rip) {
-    return &c->tr_jump[(rip ^ rip >> 12) & (ARRAY_LEN(c->tr_jump) - 1)];
+    return &c->tr_jump[rip & (ARRAY_LEN(c->tr_jump) - 1)];
+}
+static inline struct tr_jump *tr_jump_other(struct soft_vcpu *c, u64 rip) {
+    return tr_jump_of(c, rip ^ 1);
+}
+/* Generated code for rip that checks everything itself; 0: none. */
+static inline u64 tr_jump_find(struct soft_vcpu *c, u64 rip) {
+    const struct tr_jump *j = tr_jump_of(c, rip), *other = tr_jump_other(c, rip);
+    return j->rip == rip ? j->host : other->rip == rip ? other->host : 0;
 }
 static inline size_t tr_gpr(u32 n) {
     return offsetof(struct soft_vcpu, s.gpr) + 8 * (size_t)n;

@@ -137,23 +137,41 @@ void tr_edge(struct soft_tr *t, u64 rip, u32 from) {
     tr_late_new(t, LATE_EDGE, exit, from, 0);
 }
 
+/* opcode reg, gs:[H_TEMP * 8 + offset] */
+static void table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {
+    tr_u8(t, 0x65);
+    tr_u8(t, 0x42u | (wide ? 8u : 0) | (reg & 8) >> 1);
+    tr_u8(t, opcode);
+    tr_u8(t, (reg & 7) << 3 | 4);
+    tr_u8(t, 3u << 6 | (H_TEMP & 7) << 3 | 5);
+    tr_u32(t, (u32)offset);
+}
+
+/* The neighbour of the entry that did not fit. */
+static void late_indirect(struct soft_tr *t, const struct tr_late *l) {
+    tr_rr(t, false, 0x83, 6, H_TEMP); /* xor */
+    tr_u8(t, 2);
+    table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip));
+    u32 none = tr_jcc(t, 5);
+    table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host));
+    tr_fix(t, none, t->used);
+    tr_gs_store(t, H_ADDR, C_OFF(next_rip));
+    put_exit(t, l->exit, STUB_EXIT);
+}
+
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     u32 exit = tr_exit_new(t, TR_INDIRECT, i->rip);
     t->exits[exit].size = (u16)moved;
     tr_flags_clobber(t, FLAG_ARITH);
-    tr_rr(t, true, 0x89, H_ADDR, H_TEMP); /* r14 = (rip ^ rip >> 12) & 4095 */
-    tr_rr(t, true, 0xc1, 5, H_TEMP);
-    tr_u8(t, 12);
-    tr_rr(t, false, 0x31, H_ADDR, H_TEMP);
+    tr_u8(t, 0x47); /* lea r14d, [r15 + r15]: entries of 16 bytes, addressed by steps of 8 */
+    tr_u8(t, 0x8d);
+    tr_u8(t, (H_TEMP & 7) << 3 | 4);
+    tr_u8(t, (H_ADDR & 7) << 3 | (H_ADDR & 7));
     tr_rr(t, false, 0x81, 4, H_TEMP);
-    tr_u32(t, 4095);
-    tr_rr(t, false, 0xc1, 4, H_TEMP); /* entries of 16 bytes */
-    tr_u8(t, 4);
-    tr_u8(t, 0x65); /* cmp r15, gs:[r14 + rip of the entry] */
-    tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)C_OFF(tr_jump[0].rip));
+    tr_u32(t, 2 * (ARRAY_LEN(t->c->tr_jump) - 1));
+    table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip)); /* cmp r15, its rip */
     u32 from = tr_jcc(t, 5);
-    tr_u8(t, 0x65); /* jmp gs:[r14 + its code] */
-    tr_rm(t, false, 0xff, 4, H_TEMP, (s32)C_OFF(tr_jump[0].host));
+    table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host)); /* jmp */
     tr_late_new(t, LATE_INDIRECT, exit, from, 0);
 }
 
@@ -224,8 +242,7 @@ void tr_late_pieces(struct soft_tr *t) {
             put_exit(t, l->exit, STUB_STEP);
             break;
         case LATE_INDIRECT:
-            tr_gs_store(t, H_ADDR, C_OFF(next_rip));
-            put_exit(t, l->exit, STUB_EXIT);
+            late_indirect(t, l);
             break;
         default:
             late_edge(t, l);

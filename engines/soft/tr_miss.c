@@ -82,13 +82,13 @@ static bool undisturbed(const struct soft_vcpu *c) {
 /* Control went to c->next_rip: there is code for that, and nobody wants a round of the run loop.
  * Entry X checks the mode. */
 static bool tr_go_on(struct soft_vcpu *c) {
-    const struct tr_jump *j = tr_jump_of(c, c->next_rip);
-    if (j->rip != c->next_rip || !undisturbed(c)) {
+    u64 host = tr_jump_find(c, c->next_rip);
+    if (!host || !undisturbed(c)) {
         return false;
     }
     c->leave = 0;
     c->s.rflags &= ~(u64)FLAG_RF;
-    c->tr_resume = j->host;
+    c->tr_resume = host;
     return true;
 }
 
