@@ -184,6 +184,19 @@ $(DECODE_ZYDIS): $(DECODE_ZYDIS).o $(BUILD)/tests/conformance/decode_compare.o $
 decode-zydis: $(DECODE_ZYDIS)
 	@$< --count $(DECODE_COUNT) --seed 1
 
+# --- random instructions against the processor (docs/fidelity.md) ---------------------------------------
+
+CONFORM := $(BUILD)/tests/conformance/conform
+CONFORM_OBJ := $(call objs,$(wildcard tests/conformance/conform*.c))
+CONFORM_SECONDS ?= 45
+
+$(CONFORM): $(CONFORM_OBJ) $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $(CONFORM_OBJ) -Wl,--start-group $(LIBFAKE) $(LIBLINUX) $(LIBSOFT) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+
+.PHONY: conform
+conform: $(CONFORM)
+	@$< --corpus tests/conformance/conform.txt --seconds $(CONFORM_SECONDS)
+
 # --- checks -----------------------------------------------------------------------------------------
 
 .PHONY: check

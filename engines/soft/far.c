@@ -159,6 +159,9 @@ static void call_real(struct soft_vcpu *c, u16 sel, u64 rip, u32 opsize) {
 static void call_same(struct soft_vcpu *c, struct target *t, u32 size) {
     struct stack st;
     stack_current(c, &st);
+    if (c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L)) {
+        st.mask = UINT64_MAX; /* the pushes are already 64-bit mode's */
+    }
     stack_push(c, &st, size, c->s.seg[SEG_CS].sel);
     stack_push(c, &st, size, return_rip(c, size));
     target_check_rip(c, t);

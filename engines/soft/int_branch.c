@@ -123,9 +123,9 @@ HANDLER(loopne) {
         GOTO_RIP(c, (c->block_rip + u->imm) & c->addr_mask);                                       \
     }                                                                                              \
     HANDLER(call_r_##T) {                                                                          \
-        u64 to = check_target(c, get_##T(c, u->src), sizeof(T));                                   \
         u64 sp = (c->s.gpr[GPR_RSP] - sizeof(T)) & c->addr_mask;                                   \
         mem_store_##T(c, sp, (T)(c->block_rip + (u64)(s64)u->disp));                               \
+        u64 to = check_target(c, get_##T(c, u->src), sizeof(T));                                   \
         c->s.gpr[GPR_RSP] = sp;                                                                    \
         GOTO_RIP(c, to);                                                                           \
     }                                                                                              \
@@ -139,8 +139,8 @@ FLAT_HANDLERS(u32)
 FLAT_HANDLERS(u64)
 
 static void call_to(struct soft_vcpu *c, const struct uop *u, u64 target) {
-    u64 to = check_target(c, target, u->opsize);
     u64 sp = soft_push(c, soft_sp(c), u->opsize, soft_rip_after(c) & c->addr_mask);
+    u64 to = check_target(c, target, u->opsize);
     soft_sp_set(c, sp);
     GOTO_RIP(c, to);
 }

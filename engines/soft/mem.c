@@ -34,15 +34,24 @@ static void resolve(struct soft_vcpu *c, u64 linear, u32 size, enum access acces
     at->entry = e;
 }
 
+/* Intel SDM volume 3, table 6-7. 10 bytes: x87; 14, 94 and 28, 108: its environment and state. */
+static void check_alignment(struct soft_vcpu *c, u64 linear, u32 size) {
+    u32 align = size <= 8                   ? size
+                : size == 10                ? 8
+                : size == 28 || size == 108 ? 4
+                : size == 14 || size == 94  ? 2
+                                            : 1;
+    if (linear & (align - 1)) {
+        soft_fault(c, EXC_AC, true, 0);
+    }
+}
+
 /* Raises what the access would raise; does not count as one for watchpoints. */
 static void probe_span(struct soft_vcpu *c, u64 linear, u32 size, enum access access,
                        enum mmu_index mmu, struct mem_span *span) {
     u32 room = (u32)(PAGE_SIZE - (linear & PAGE_MASK));
-    if (UNLIKELY(c->align_check) && mmu == MMU_USER && size <= 8) {
-        u32 align = size == 6 ? 4 : size; /* far pointers: their offset's */
-        if (linear & (align - 1)) {
-            soft_fault(c, EXC_AC, true, 0);
-        }
+    if (UNLIKELY(c->align_check) && mmu == MMU_USER) {
+        check_alignment(c, linear, size);
     }
     if (UNLIKELY(!is_canonical(linear) || !is_canonical(linear + size - 1))) {
         soft_gp(c, 0);
@@ -287,10 +296,19 @@ static _Noreturn void segment_fault(struct soft_vcpu *c, u8 seg) {
     soft_fault(c, seg == SEG_SS ? EXC_SS : EXC_GP, true, 0);
 }
 
+/* Of an operand that begins below the hole and ends in it, the processor looks at the alignment
+ * first. */
+static _Noreturn void not_canonical(struct soft_vcpu *c, u8 seg, u64 linear, u32 size) {
+    if (c->align_check && is_canonical(linear)) {
+        check_alignment(c, linear, size);
+    }
+    segment_fault(c, seg);
+}
+
 static u64 linear_64(struct soft_vcpu *c, u8 seg, u64 offset, u32 size) {
     u64 a = seg == SEG_FS || seg == SEG_GS ? c->s.seg[seg].base + offset : offset;
     if (UNLIKELY(!is_canonical(a) || !is_canonical(a + size - 1))) {
-        segment_fault(c, seg);
+        not_canonical(c, seg, a, size);
     }
     return a;
 }
@@ -375,7 +393,7 @@ void uop_linear(struct soft_vcpu *c, const struct uop *u) {
 
 static void check_operand(struct soft_vcpu *c, u64 linear, u32 size) {
     if (UNLIKELY(!is_canonical(linear) || !is_canonical(linear + size - 1))) {
-        segment_fault(c, c->uop->seg);
+        not_canonical(c, c->uop->seg, linear, size);
     }
 }
 

@@ -282,7 +282,7 @@ static const u16 undefined[] = {
 static bool bind_base(struct bind *b) {
     struct uop *u = b->uop;
     u->dst = b->insn->op[0].reg;
-    u->opsize = b->insn->opsize;
+    u->opsize = b->insn->rex & 8 ? 8 : 4; /* whatever 66 says */
     switch (b->insn->id) {
     case INSN_RDFSBASE:
     case INSN_RDGSBASE:

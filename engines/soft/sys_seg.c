@@ -47,10 +47,12 @@ static void op_push_seg(struct soft_vcpu *c, const struct uop *u) {
     NEXT(c, u);
 }
 
+/* Only the selector is read, whatever the stack pointer is moved by. */
 static void op_pop_seg(struct soft_vcpu *c, const struct uop *u) {
     struct stack st;
     stack_current(c, &st);
-    u64 sel = stack_pop(c, &st, u->opsize);
+    u64 sel = stack_pop(c, &st, 2);
+    stack_skip(&st, u->opsize - 2u);
     soft_load_segment(c, u->dst, (u16)sel);
     stack_commit_sp(c, &st); /* by the old SS's width */
     if (u->dst == SEG_SS) {

@@ -23,12 +23,11 @@ static u64 far_pointer(struct soft_vcpu *c, const struct uop *u, u16 *sel) {
 }
 
 u64 soft_load_far(struct soft_vcpu *c, const struct uop *u, u32 size, u16 *sel) {
-    u8 raw[10];
-    u64 offset = 0;
-    u64 linear = soft_linear(c, u->seg, soft_ea(c, u), size + 2, ACCESS_READ);
-    soft_lin_read(c, linear, raw, size + 2, c->mmu);
-    memcpy(&offset, raw, size);
-    memcpy(sel, raw + size, 2);
+    u64 at = soft_ea(c, u);
+    u64 mask = u->addrsize == 8 ? UINT64_MAX : u->addrsize == 4 ? UINT32_MAX : UINT16_MAX;
+    u64 offset = soft_lin_load(c, soft_linear(c, u->seg, at, size, ACCESS_READ), size, c->mmu);
+    at = (at + size) & mask;
+    *sel = (u16)soft_lin_load(c, soft_linear(c, u->seg, at, 2, ACCESS_READ), 2, c->mmu);
     return offset;
 }
 

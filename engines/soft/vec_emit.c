@@ -282,11 +282,11 @@ static bool wide(const struct emit *e) {
     if (e->gpr || !is_vector(i)) {
         return false;
     }
-    u8 op = i->opcode; /* MOVD/MOVQ, CVTSI2xx in their memory forms; PEXTRx, PINSRx */
+    u8 op = i->opcode; /* MOVD/MOVQ, CVTSI2xx in memory forms; PEXTRx, PINSRx; VPCMPESTRx */
     if (i->map == MAP_0F) {
         return !(op == 0x2a || op == 0x6e || (op == 0x7e && i->vex_pp == 1));
     }
-    return !(i->map == MAP_0F3A && (op == 0x16 || op == 0x22));
+    return !(i->map == MAP_0F3A && (op == 0x16 || op == 0x22 || op == 0x60 || op == 0x61));
 }
 
 static void put_legacy_prefixes(struct emit *e) {

@@ -96,6 +96,8 @@ static void mask_bytes(struct soft_vcpu *c, const struct uop *u, const u8 *data,
                        u32 n) {
     u64 linear[16] = {0};
     u64 base = c->s.gpr[GPR_RDI];
+    soft_lin_probe(c, soft_linear(c, u->seg, cut(base, u->addrsize), n, ACCESS_WRITE), n,
+                   ACCESS_WRITE, c->mmu);
     for (u32 at = 0; at < n; at++) {
         if (mask[at] & 0x80) {
             linear[at] = soft_linear(c, u->seg, cut(base + at, u->addrsize), 1, ACCESS_WRITE);

@@ -84,6 +84,34 @@ void vec_x87_pending(struct soft_vcpu *c) {
 /* Bits of uop.src */
 enum { X87_WAITS = 1, X87_CONTROL = 2, X87_MMX = 4 };
 
+static bool is_control(const struct insn *i) {
+    switch (i->id) {
+    case INSN_FNINIT:
+    case INSN_FNCLEX:
+    case INSN_FLDCW:
+    case INSN_FNSTCW:
+    case INSN_FNSTSW:
+    case INSN_FNENI:
+    case INSN_FNDISI:
+    case INSN_FNSETPM:
+    case INSN_FWAIT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static u8 x87_kind(const struct insn *i) {
+    if (!(i->flags & INSN_X87)) {
+        return X87_WAITS | X87_MMX;
+    }
+    if (!is_control(i)) {
+        return X87_WAITS;
+    }
+    bool waits = i->id == INSN_FLDCW || i->id == INSN_FWAIT;
+    return (u8)(X87_CONTROL | (waits ? X87_WAITS : 0));
+}
+
 static void x87_begin(struct soft_vcpu *c, const struct uop *u) {
     vec_x87_need(c);
     if (u->src & X87_WAITS) {
@@ -126,10 +154,32 @@ static void x87_mem_load(struct soft_vcpu *c, const struct uop *u) {
     NEXT(c, u);
 }
 
+/* An unmasked invalid operation, overflow or underflow leaves the store undone: then the processor
+ * does not look at the address either. True when that was so; else the unit is as before. */
+static bool x87_store_withheld(struct soft_vcpu *c, const struct uop *u, u64 offset) {
+    u8 before[512] ALIGNED(16);
+    u16 fcw;
+    __asm__ volatile("fnstcw %0" : "=m"(fcw));
+    if (x87_kind(u->insn) != X87_WAITS || (fcw & 0x19) == 0x19) {
+        return false;
+    }
+    __asm__ volatile("fxsave64 %0" : "=m"(before));
+    x87_run(c, u, c->vec->bounce);
+    if (unit_status() & ~fcw & 0x19) {
+        x87_pointers(c, u, offset);
+        return true;
+    }
+    fx_load(before);
+    return false;
+}
+
 /* A masked response may suppress the store, so a bounce buffer starts as what memory holds. */
 static void x87_store_slow(struct soft_vcpu *c, const struct uop *u, u64 offset) {
     u64 linear;
     u8 *bounce = c->vec->bounce;
+    if (x87_store_withheld(c, u, offset)) {
+        return;
+    }
     void *mem = vec_mem_write(c, u, offset, &linear);
     if (!mem) {
         soft_lin_read(c, linear, bounce, u->opsize, c->mmu);
@@ -156,34 +206,6 @@ static void x87_mem_store(struct soft_vcpu *c, const struct uop *u) {
 
 /* --- binding -----------------------------------------------------------------------------------
  */
-
-static bool is_control(const struct insn *i) {
-    switch (i->id) {
-    case INSN_FNINIT:
-    case INSN_FNCLEX:
-    case INSN_FLDCW:
-    case INSN_FNSTCW:
-    case INSN_FNSTSW:
-    case INSN_FNENI:
-    case INSN_FNDISI:
-    case INSN_FNSETPM:
-    case INSN_FWAIT:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static u8 x87_kind(const struct insn *i) {
-    if (!(i->flags & INSN_X87)) {
-        return X87_WAITS | X87_MMX;
-    }
-    if (!is_control(i)) {
-        return X87_WAITS;
-    }
-    bool waits = i->id == INSN_FLDCW || i->id == INSN_FWAIT;
-    return (u8)(X87_CONTROL | (waits ? X87_WAITS : 0));
-}
 
 bool vec_bind_x87(struct bind *b) {
     const struct insn *i = b->insn;

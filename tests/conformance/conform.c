@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Random instructions on the real processor, interpreted and translated (conform.h).
+ *
+ *   conform [--seconds N] [--count N] [--seed N] [--corpus FILE] [--side 64|32|32ldt|16]
+ *           [--insn NAME] [--case LINE] [--forms] [--keep-going N] [--no-translator]
+ *
+ * Without --seed a fresh one is taken and printed. Failing cases are printed as one line each, made
+ * small; a line goes into the corpus with its reason once it is understood. Exit status 1 when
+ * something differs, 77 where the host cannot run it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "tests/conformance/conform.h"
+
+struct options {
+    u64 seconds, count, seed, keep_going;
+    const char *corpus, *line;
+    bool forms, no_translator;
+};
+
+struct totals {
+    u64 cases, faults, lost, different, vector[32];
+};
+
+static struct cf_result result;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static double cpu_seconds(void) {
+    double sum = 0;
+    for (int who = 0; who < 2; who++) {
+        struct rusage u;
+        getrusage(who ? RUSAGE_CHILDREN : RUSAGE_SELF, &u);
+        sum += (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+               (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+    }
+    return sum;
+}
+
+static void report(struct cf_run *run, const struct cf_case *t, const char *what) {
+    static char line[CF_LINE], text[CF_LINE];
+    char again[CF_WHAT] = "";
+    struct cf_case small = *t;
+    bool repeats = cf_run_one(run, &small, again);
+    if (repeats) {
+        cf_shrink(run, &small);
+        cf_run_one(run, &small, again);
+    }
+    cf_format(&small, line);
+    cf_disassemble(&small, text);
+    printf("DIFFERENT %s%s\n  %s\n%s # %s\n", text, repeats ? "" : " (only once)",
+           repeats ? again : what, line, text);
+    fflush(stdout);
+}
+
+/* --- random cases ------------------------------------------------------------------------------
+ */
+
+static void fill(struct cf_gen *g, struct cf_batch *b) {
+    u64 ram_seed = cf_random(&g->rng) | 1;
+    for (u32 i = 0; i < CF_SLOTS; i++) {
+        cf_generate(g, &b->t[i], i, ram_seed);
+        for (u32 n = 0; n < b->t[i].insns; n++) {
+            g->forms.form[g->chosen[n]].tries++;
+        }
+    }
+    b->count = CF_SLOTS;
+}
+
+/* Runs b on the engine while the child runs it natively, then compares. */
+static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct totals *sum,
+                      const struct options *o) {
+    static struct cf_result got[2][CF_SLOTS];
+    struct cf_guest *side[] = {run->interp, run->trans};
+    cf_native_start(run->native, which);
+    for (u32 s = 0; s < 2; s++) {
+        if (side[s]) {
+            cf_guest_load(side[s], b->t, b->count);
+            for (u32 i = 0; i < b->count; i++) {
+                cf_guest_run(side[s], &b->t[i], &got[s][i]);
+            }
+        }
+    }
+    cf_native_wait(run->native);
+    u32 reported = 0;
+    static struct cf_case failed[CF_SLOTS];
+    static char what[CF_SLOTS][CF_WHAT];
+    for (u32 i = 0; i < b->count; i++) {
+        sum->cases++;
+        if (b->lost[i]) {
+            sum->lost++;
+            static char line[CF_LINE];
+            cf_format(&b->t[i], line);
+            printf("LOST %s\n", line);
+            continue;
+        }
+        sum->vector[b->r[i].vector & 31]++;
+        for (u32 s = 0; s < 2; s++) {
+            if (side[s] && cf_compare(&b->t[i], &b->r[i], &got[s][i], s == 1, what[reported])) {
+                failed[reported++] = b->t[i];
+                break;
+            }
+        }
+    }
+    for (u32 i = 0; i < reported; i++) { /* uses batch 0 */
+        if (sum->different++ < o->keep_going) {
+            report(run, &failed[i], what[i]);
+        }
+    }
+}
+
+static void summary(const struct cf_gen *g, const struct totals *sum, u64 seed, double seconds) {
+    u32 unused = 0;
+    for (u32 i = 0; i < g->forms.count; i++) {
+        unused += g->forms.form[i].tries == 0;
+    }
+    printf("%llu cases of %u forms (%u not reached), seed %llu, %.0f s, %llu lost\n",
+           (unsigned long long)sum->cases, g->forms.count, unused, (unsigned long long)seed,
+           seconds, (unsigned long long)sum->lost);
+    printf("by vector:");
+    for (u32 i = 0; i < 32; i++) {
+        if (sum->vector[i]) {
+            printf(" %u: %llu", i, (unsigned long long)sum->vector[i]);
+        }
+    }
+    printf("\n");
+}
+
+static u64 run_random(struct cf_run *run, struct cf_gen *g, const struct options *o) {
+    struct totals sum = {0};
+    double begin = now(), told = begin;
+    g->rng = o->seed;
+    while (sum.cases < o->count && now() - begin < (double)o->seconds &&
+           sum.different < o->keep_going) {
+        struct cf_batch *b = cf_native_batch(run->native, 0);
+        fill(g, b);
+        run_batch(run, b, 0, &sum, o);
+        if (now() - told > 600) {
+            told = now();
+            printf("%llu cases, %llu different\n", (unsigned long long)sum.cases,
+                   (unsigned long long)sum.different);
+            fflush(stdout);
+        }
+    }
+    summary(g, &sum, o->seed, now() - begin);
+    printf("%llu different\n", (unsigned long long)sum.different);
+    fflush(stdout);
+    cf_native_destroy(run->native);
+    printf("%.0f cases a second of processor time\n", (double)sum.cases / cpu_seconds());
+    return sum.different;
+}
+
+/* --- corpus ------------------------------------------------------------------------------------
+ */
+
+static u64 run_line(struct cf_run *run, const char *line) {
+    struct cf_case t;
+    char what[CF_WHAT];
+    if (!cf_parse(&t, line)) {
+        printf("not a case: %s\n", line);
+        return 1;
+    }
+    if (!cf_run_one(run, &t, what)) {
+        return 0;
+    }
+    report(run, &t, what);
+    return 1;
+}
+
+static u64 run_corpus(struct cf_run *run, const char *path) {
+    static char line[CF_LINE];
+    u64 bad = 0, count = 0;
+    FILE *f = fopen(path, "r");
+    if (!f) {
+        fprintf(stderr, "conform: %s: %s\n", path, strerror(errno));
+        return 1;
+    }
+    while (fgets(line, sizeof(line), f)) {
+        line[strcspn(line, "\n")] = 0;
+        if (*line && *line != '#') {
+            count++;
+            bad += run_line(run, line);
+        }
+    }
+    fclose(f);
+    printf("%s: %llu cases, %llu different\n", path, (unsigned long long)count,
+           (unsigned long long)bad);
+    return bad;
+}
+
+static void list_forms(const struct cf_gen *g) {
+    for (u32 i = 0; i < g->forms.count; i++) {
+        const struct cf_form *f = &g->forms.form[i];
+        printf("%u %s map %u opcode %02x pp %u W %d L %d %s %s\n", f->mode,
+               f->vex ? "VEX" : "legacy", f->map, f->opcode, f->pp, f->wide, f->vex_l,
+               f->memory ? "memory" : "register",
+               f->id == INSN_INVALID ? "undefined" : insn_name(f->id));
+    }
+}
+
+/* --- command line ------------------------------------------------------------------------------
+ */
+
+static u32 side_by_name(const char *name) {
+    for (u32 i = 0; i < CF_SIDES; i++) {
+        if (!strcmp(name, cf_view[i].name)) {
+            return 1u << i;
+        }
+    }
+    fprintf(stderr, "conform: no side %s\n", name);
+    exit(2);
+}
+
+static const char *option(struct options *o, struct cf_gen *g, const char *name, const char *v) {
+    u64 n = strtoull(v, NULL, 0);
+    if (!strcmp(name, "--seconds")) {
+        o->seconds = n;
+    } else if (!strcmp(name, "--count")) {
+        o->count = n;
+    } else if (!strcmp(name, "--seed")) {
+        o->seed = n;
+    } else if (!strcmp(name, "--keep-going")) {
+        o->keep_going = n;
+    } else if (!strcmp(name, "--corpus")) {
+        o->corpus = v;
+    } else if (!strcmp(name, "--case")) {
+        o->line = v;
+    } else if (!strcmp(name, "--insn")) {
+        g->only = v;
+    } else if (!strcmp(name, "--side")) {
+        g->side_mask = side_by_name(v);
+    } else {
+        fprintf(stderr, "conform: unknown option %s\n", name);
+        exit(2);
+    }
+    return name;
+}
+
+static void options_parse(struct options *o, struct cf_gen *g, int argc, char **argv) {
+    if (getrandom(&o->seed, 4, 0) != 4) {
+        o->seed = (u64)time(NULL);
+    }
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--forms")) {
+            o->forms = true;
+        } else if (!strcmp(argv[i], "--no-translator")) {
+            o->no_translator = true;
+        } else if (i + 1 < argc) {
+            option(o, g, argv[i], argv[i + 1]);
+            i++;
+        } else {
+            fprintf(stderr, "conform: %s needs a value\n", argv[i]);
+            exit(2);
+        }
+    }
+    if (o->seconds == 0 && o->count == 0) {
+        o->seconds = o->corpus || o->line ? 0 : 10;
+    }
+    o->seconds = o->count && !o->seconds ? UINT64_MAX >> 12 : o->seconds;
+    o->count = o->count ? o->count : UINT64_MAX;
+}
+
+int main(int argc, char **argv) {
+    static struct cf_gen g = {.side_mask = (1u << CF_SIDES) - 1};
+    struct options o = {.keep_going = 20};
+    struct cf_run run = {0};
+    u64 bad = 0;
+    (void)result;
+    options_parse(&o, &g, argc, argv);
+    run.native = cf_native_create();
+    if (!run.native) {
+        printf("SKIPPED conformance: the native side cannot be set up here\n");
+        return 77;
+    }
+    run.interp = cf_guest_create(false);
+    run.trans = o.no_translator ? NULL : cf_guest_create(true);
+    g.features = cf_guest_features(run.interp);
+    cf_forms_build(&g.forms, g.features);
+    if (o.forms) {
+        list_forms(&g);
+        return 0;
+    }
+    if (o.corpus) {
+        bad += run_corpus(&run, o.corpus);
+    }
+    if (o.line) {
+        bad += run_line(&run, o.line);
+    }
+    if (o.seconds) {
+        printf("seed %llu\n", (unsigned long long)o.seed);
+        fflush(stdout);
+        bad += run_random(&run, &g, &o);
+    }
+    printf("conformance: %d passed, %d failed\n", bad == 0, bad != 0);
+    return bad != 0;
+}

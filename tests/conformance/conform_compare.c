@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What must agree between the processor and the engine, and what need not, each with its reason
+ * (docs/fidelity.md has the list).
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/conformance/conform.h"
+
+struct comparison {
+    const struct cf_case *t;
+    const struct cf_result *want, *got;
+    char *what;
+    bool translated;
+    struct insn insn; /* where it stopped; INSN_INVALID at CF_EXIT */
+};
+
+static bool differ(const struct comparison *k, const char *what, u64 want, u64 got) {
+    snprintf(k->what, CF_WHAT, "%s%s: processor %llx, engine %llx", k->translated ? "translated " : "",
+             what, (unsigned long long)want, (unsigned long long)got);
+    return true;
+}
+
+/* The instruction that faulted. */
+static void find_insn(struct comparison *k) {
+    const struct cf_view *v = &cf_view[k->t->side];
+    u64 at = k->want->rip - (v->ldt ? 0 : CF_CODE) - k->t->entry;
+    u8 bytes[CF_SLOT + 16] = {0};
+    k->insn.id = INSN_INVALID;
+    k->insn.flags = 0;
+    if (at < k->t->len) {
+        memcpy(bytes, k->t->code, k->t->len);
+        if (insn_decode(&k->insn, bytes + at, 15, v->bits) != DECODE_OK) {
+            k->insn = (struct insn){.id = INSN_INVALID};
+        }
+    }
+}
+
+/* --- what need not agree -----------------------------------------------------------------------
+ */
+
+static bool faulted(const struct comparison *k) {
+    return k->want->vector != EXC_BP || k->want->rip != CF_EXIT + 1;
+}
+
+/* Several loads or stores: how far the processor gets before the fault is its own affair, and which
+ * part it touches first. */
+static bool in_parts(const struct comparison *k) {
+    switch (k->insn.id) {
+    case INSN_PUSHA:
+    case INSN_POPA:
+    case INSN_ENTER:
+    case INSN_FNSAVE:
+    case INSN_FNSTENV:
+    case INSN_FRSTOR:
+    case INSN_FLDENV:
+    case INSN_FXSAVE:
+    case INSN_FXSAVE64:
+    case INSN_FXRSTOR:
+    case INSN_FXRSTOR64:
+    case INSN_FBSTP:
+    case INSN_FSTP:
+    case INSN_IRET:
+    case INSN_RET_FAR:
+    case INSN_CALL_FAR:
+    case INSN_MASKMOVDQU:
+    case INSN_VMASKMOVDQU:
+        return faulted(k);
+    default:
+        return false;
+    }
+}
+
+/* Both faults are due; the manual leaves their order open. */
+static bool either_fault(const struct comparison *k) {
+    u32 w = k->want->vector, g = k->got->vector;
+    if (k->want->rip != k->got->rip) {
+        return false;
+    }
+    /* an unaligned SSE operand beyond the limit of SS */
+    if (w == EXC_GP && g == EXC_SS && (k->insn.flags & (INSN_SSE | INSN_AVX))) {
+        return true;
+    }
+    /* CMPS has two operands; so have MMX instructions: memory, and the x87 unit's state */
+    bool mf = w == EXC_MF || g == EXC_MF;
+    if (k->insn.id == INSN_CMPS || (mf && (k->insn.flags & INSN_MMX))) {
+        return w != EXC_BP && g != EXC_BP;
+    }
+    /* an undefined instruction that goes on behind the end of the page or segment */
+    u64 end = CF_CODE + CF_CODE_BYTES;
+    if (k->insn.id == INSN_INVALID && g == EXC_UD &&
+        ((w == EXC_PF && k->want->cr2 == end) || w == EXC_GP)) {
+        return k->t->entry >= CF_CODE_BYTES - 16u;
+    }
+    return false;
+}
+
+/* The upper half belongs to the host's kernel: whether something is there is not ours to know. */
+static u32 error_mask(const struct comparison *k) {
+    return k->want->vector == EXC_PF && k->want->cr2 >= 0x7ffffffff000 ? ~(u32)PF_P : ~0u;
+}
+
+/* docs/soft-engine.md: a frame may show other arithmetic flags that the code was about to write. */
+static u64 flags_mask(const struct comparison *k) {
+    u64 mask = FLAG_DF | FLAG_TF | FLAG_AC | FLAG_ID | FLAG_NT | FLAG_IOPL | FLAG_IF;
+    return k->translated && faulted(k) ? mask : mask | FLAG_ARITH;
+}
+
+/* An MMX instruction may have reset TOP before its operand faults. */
+static bool vague_x87(const struct comparison *k) {
+    return k->want->vector != EXC_BP && (k->insn.flags & INSN_MMX);
+}
+
+/* --- comparison --------------------------------------------------------------------------------
+ */
+
+static bool compare_fault(const struct comparison *k) {
+    const struct cf_result *w = k->want, *g = k->got;
+    if (w->vector != g->vector) {
+        return differ(k, "vector", w->vector, g->vector);
+    }
+    if (w->rip != g->rip) {
+        return differ(k, "rip", w->rip, g->rip);
+    }
+    bool error = w->vector == 8 || (w->vector >= 10 && w->vector <= 14);
+    if (error && ((w->error ^ g->error) & error_mask(k))) {
+        return differ(k, "error code", w->error, g->error);
+    }
+    if (w->vector == EXC_PF && w->cr2 != g->cr2 && !in_parts(k)) {
+        return differ(k, "cr2", w->cr2, g->cr2);
+    }
+    return false;
+}
+
+static bool compare_registers(const struct comparison *k) {
+    static const char *const seg[] = {"es", "cs", "ss", "ds", "fs", "gs"};
+    const struct cf_result *w = k->want, *g = k->got;
+    bool wide = cf_view[k->t->side].bits == 64;
+    char name[16];
+    for (u32 i = 0; i < (wide ? 16u : 8u) && !in_parts(k); i++) {
+        u64 mask = wide ? UINT64_MAX : UINT32_MAX;
+        if ((w->gpr[i] ^ g->gpr[i]) & mask) {
+            snprintf(name, sizeof(name), "gpr %u", i);
+            return differ(k, name, w->gpr[i] & mask, g->gpr[i] & mask);
+        }
+    }
+    u64 mask = flags_mask(k);
+    if ((w->flags ^ g->flags) & mask) {
+        return differ(k, "flags", w->flags & mask, g->flags & mask);
+    }
+    for (u32 i = 0; i < SEG_COUNT; i++) {
+        /* Linux returned to the case by IRET, which makes null selectors 0 */
+        bool null = faulted(k) && !(w->sel[i] & ~3) && !(g->sel[i] & ~3);
+        if (w->sel[i] != g->sel[i] && !(null && i != SEG_CS && i != SEG_SS)) {
+            return differ(k, seg[i], w->sel[i], g->sel[i]);
+        }
+    }
+    if (wide && w->fs_base != g->fs_base) {
+        return differ(k, "fs base", w->fs_base, g->fs_base);
+    }
+    return wide && w->gs_base != g->gs_base && differ(k, "gs base", w->gs_base, g->gs_base);
+}
+
+static bool compare_xsave(const struct comparison *k) {
+    const u8 *w = k->want->xsave, *g = k->got->xsave;
+    for (u32 i = 0; i < CF_XSAVE; i += 8) {
+        u64 a, b, mask = i == CF_MXCSR ? UINT32_MAX : UINT64_MAX;
+        bool x87 = i < CF_FIP || (i >= CF_ST && i < CF_XMM);
+        if ((i >= CF_LEGACY && i < CF_YMMH) || (x87 && vague_x87(k))) {
+            continue;
+        }
+        memcpy(&a, w + i, 8);
+        memcpy(&b, g + i, 8);
+        if ((a ^ b) & mask) {
+            char name[24];
+            snprintf(name, sizeof(name), "xsave+%u", i);
+            return differ(k, name, a & mask, b & mask);
+        }
+    }
+    return false;
+}
+
+static bool compare_memory(const struct comparison *k) {
+    const struct cf_result *w = k->want, *g = k->got;
+    char name[24];
+    u32 n = MIN(MIN(w->diffs, g->diffs), (u32)CF_DIFFS);
+    for (u32 i = 0; i < n; i++) {
+        if (w->diff[i].at != g->diff[i].at) {
+            snprintf(name, sizeof(name), "memory changed at");
+            return differ(k, name, w->diff[i].at, g->diff[i].at);
+        }
+        if (w->diff[i].value != g->diff[i].value) {
+            snprintf(name, sizeof(name), "memory+%x", w->diff[i].at);
+            return differ(k, name, w->diff[i].value, g->diff[i].value);
+        }
+    }
+    return w->diffs != g->diffs && differ(k, "words of memory changed", w->diffs, g->diffs);
+}
+
+bool cf_compare(const struct cf_case *t, const struct cf_result *want, const struct cf_result *got,
+                bool translated, char *what) {
+    struct comparison k = {t, want, got, what, translated, {0}};
+    find_insn(&k);
+    if (want->vector != got->vector && either_fault(&k)) {
+        return false;
+    }
+    return compare_fault(&k) || compare_registers(&k) || compare_xsave(&k) ||
+           (!in_parts(&k) && compare_memory(&k));
+}
