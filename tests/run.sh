@@ -53,6 +53,8 @@ stage_tsan() { stage tsan 900 make -s -j"$JOBS" MODE=tsan unit UNITS="$TSAN_UNIT
 stage_tidy() { stage tidy 600 make -s -j"$JOBS" tidy; }
 stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make -s MODE=asan fuzz-replay"; }
 stage_decoder() { stage decoder 300 make -s decode-zydis; }
+# 45 seconds of random instructions with a fresh seed, which the log names, and those of the corpus.
+stage_conform() { stage conform 300 make -s -j"$JOBS" conform; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 && guests/memtest/build.sh"; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_guest() { stage guest 600 tests/guest/run.sh; }
@@ -61,7 +63,7 @@ stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$L
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder guests cli guest gdb boot amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli guest gdb boot amd
 fi
 for s in "$@"; do
     "stage_$s"

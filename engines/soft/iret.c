@@ -102,6 +102,20 @@ static u64 protected_mask(const struct soft_vcpu *c, u32 opsize) {
     return mask;
 }
 
+/* SS is checked before RIP; a bad RIP leaves both as they were. */
+static void return_stack(struct soft_vcpu *c, struct target *t, u16 ss, u64 sp) {
+    struct segment old = c->s.seg[SEG_SS], fresh;
+    u64 old_sp = c->s.gpr[GPR_RSP], fresh_sp;
+    return_load_stack(c, t, ss, sp);
+    fresh = c->s.seg[SEG_SS];
+    fresh_sp = c->s.gpr[GPR_RSP];
+    c->s.seg[SEG_SS] = old;
+    c->s.gpr[GPR_RSP] = old_sp;
+    target_check_rip(c, t);
+    c->s.seg[SEG_SS] = fresh;
+    c->s.gpr[GPR_RSP] = fresh_sp;
+}
+
 static void iret_protected(struct soft_vcpu *c, u32 opsize) {
     struct stack st;
     struct target t;
@@ -122,13 +136,13 @@ static void iret_protected(struct soft_vcpu *c, u32 opsize) {
         sp = stack_pop(c, &st, opsize);
         ss = (u16)stack_pop(c, &st, opsize);
     }
-    target_check_rip(c, &t);
-    desc_mark_accessed(c, &t.d);
     if (wide || outer) {
-        return_load_stack(c, &t, ss, sp);
+        return_stack(c, &t, ss, sp);
     } else {
+        target_check_rip(c, &t);
         stack_commit_sp(c, &st);
     }
+    desc_mark_accessed(c, &t.d);
     target_commit(c, &t);
     flags_load(c, flags, mask);
     if (outer) {

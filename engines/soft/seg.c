@@ -196,8 +196,10 @@ void seg_drop_privileged(struct soft_vcpu *c) {
 
 /* --- targets of transfers --------------------------------------------------------------------- */
 
-void target_check_rip(struct soft_vcpu *c, const struct target *t) {
+/* Outside 64-bit code only 32 bits of the offset count, whatever the operand size was. */
+void target_check_rip(struct soft_vcpu *c, struct target *t) {
     bool code64 = c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L);
+    t->rip = code64 ? t->rip : (u32)t->rip;
     if (code64 ? !is_canonical(t->rip) : t->rip > desc_limit(&t->d)) {
         soft_gp(c, 0);
     }

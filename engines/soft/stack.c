@@ -52,6 +52,9 @@ static bool stack_inside(const struct stack *st, u64 offset, u32 size) {
 static u64 stack_linear(struct soft_vcpu *c, const struct stack *st, u64 offset, u32 size) {
     if (st->mask == UINT64_MAX) {
         if (!is_canonical(offset) || !is_canonical(offset + size - 1)) {
+            if (c->align_check && is_canonical(offset) && (offset & (size - 1))) {
+                soft_fault(c, EXC_AC, true, 0);
+            }
             soft_fault(c, EXC_SS, true, st->error);
         }
         return offset;

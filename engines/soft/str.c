@@ -211,9 +211,12 @@ static u64 movs_chunk(struct soft_vcpu *c, const struct uop *u, u64 max, bool *s
     u64 n = 1;
     (void)stop;
     if (max > 1) {
-        struct side d = side_begin(c, u, SEG_ES, GPR_RDI, ACCESS_WRITE);
+        const u8 *from = side_ptr(c, u, &s, s.run, ACCESS_READ);
+        struct side d = {0};
+        if (from) { /* what reading raises comes before all that writing raises */
+            d = side_begin(c, u, SEG_ES, GPR_RDI, ACCESS_WRITE);
+        }
         n = MIN(max, MIN(s.run, d.run));
-        const u8 *from = side_ptr(c, u, &s, n, ACCESS_READ);
         u8 *to = from ? side_ptr(c, u, &d, n, ACCESS_WRITE) : NULL;
         if (to) {
             host_movs(to, from, n, u->opsize, backward(c));
@@ -315,11 +318,12 @@ static bool gives_way(const struct soft_vcpu *c) {
            __atomic_load_n(&c->request, __ATOMIC_RELAXED);
 }
 
-/* With 32-bit addresses a count of zero still clears the upper half of RCX, and MOVS and STOS
- * those of the pointers: what processors do, and what KVM's emulator does after them. */
-static void zero_count(struct soft_vcpu *c, const struct uop *u) {
+/* With 32-bit addresses the upper half of RCX is cleared, and by MOVS and STOS those of the
+ * pointers, also when the count is zero or the first element faults: what processors do, and what
+ * KVM's emulator does after them. */
+static void cut_registers(struct soft_vcpu *c, const struct uop *u, u64 count) {
     u16 id = u->insn->id;
-    soft_gpr_set(c, GPR_RCX, u->addrsize, 0);
+    soft_gpr_set(c, GPR_RCX, u->addrsize, count);
     if (id == INSN_MOVS) {
         soft_gpr_set(c, GPR_RSI, u->addrsize, c->s.gpr[GPR_RSI]);
     }
@@ -335,9 +339,7 @@ bool str_repeat(struct soft_vcpu *c, const struct uop *u, str_chunk_fn chunk) {
         return true;
     }
     u64 count = str_reg(c, u, GPR_RCX);
-    if (UNLIKELY(!count)) {
-        zero_count(c, u);
-    }
+    cut_registers(c, u, count);
     u64 flags = c->aflags; /* a fault in CMPS or SCAS shows the flags from before */
     while (count) {
         c->aflags = flags;

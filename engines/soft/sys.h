@@ -144,7 +144,7 @@ struct target {
     u32 cpl;
 };
 /* #GP(0) unless rip is inside the target segment (or canonical). */
-void target_check_rip(struct soft_vcpu *c, const struct target *t);
+void target_check_rip(struct soft_vcpu *c, struct target *t);
 /* Loads CS and RIP; changes neither SS nor the derived state. */
 void target_commit(struct soft_vcpu *c, struct target *t);
 /* Sets where execution goes on. */

@@ -185,8 +185,9 @@ static bool operands_fit(const struct insn *i) {
 
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
+    /* VCVTPS2PH looks at its numbers before its address */
     if ((i->cpuid & ~t->c->vm->ev->cpuid->features) || (i->flags & INSN_PRIVILEGED) ||
-        !operands_fit(i)) {
+        !operands_fit(i) || i->id == INSN_VCVTPS2PH) {
         return false;
     }
     if (i->flags & (INSN_SSE | INSN_AVX | INSN_MMX | INSN_X87) && i->id != INSN_MOVNTI) {

@@ -102,13 +102,22 @@ static u64 mem_linear(struct soft_vcpu *c, const struct uop *u, u64 offset, enum
     return linear;
 }
 
+/* Operands of up to 8 bytes whose alignment is never checked: exception type 11. */
+static bool unchecked(const struct insn *i) {
+    return i->id == INSN_VCVTPH2PS || i->id == INSN_VCVTPS2PH;
+}
+
 void *vec_mem_read(struct soft_vcpu *c, const struct uop *u, u64 offset) {
+    if (UNLIKELY(c->align_check) && unchecked(u->insn)) {
+        vec_align_off(c);
+    }
     u64 linear = mem_linear(c, u, offset, ACCESS_READ);
     void *p = soft_lin_ptr(c, linear, u->opsize, ACCESS_READ, c->mmu);
     if (!p) {
         p = c->vec->bounce;
         soft_lin_read(c, linear, p, u->opsize, c->mmu);
     }
+    vec_align_on(c);
     return p;
 }
 
@@ -151,8 +160,24 @@ static void vec_load(struct soft_vcpu *c, const struct uop *u) {
     NEXT(c, u);
 }
 
+/* VCVTPS2PH: the conversion's exceptions and MXCSR flags come before those of the store. */
+static void convert_store(struct soft_vcpu *c, const struct uop *u) {
+    u32 status = vec_stub(c, u)(c, c->vec->bounce, &c->vec->host_mxcsr);
+    if (status) {
+        vec_stub_fault(c, status);
+    }
+    vec_align_off(c);
+    u64 linear = mem_linear(c, u, vec_offset(c, u), ACCESS_WRITE);
+    soft_lin_write(c, linear, c->vec->bounce, u->opsize, c->mmu);
+    vec_align_on(c);
+    NEXT(c, u);
+}
+
 static void vec_store_slow(struct soft_vcpu *c, const struct uop *u) {
     u64 linear;
+    if (u->insn->id == INSN_VCVTPS2PH) {
+        return convert_store(c, u);
+    }
     void *mem = vec_mem_write(c, u, vec_offset(c, u), &linear);
     u32 status = vec_stub(c, u)(c, mem ? mem : c->vec->bounce, &c->vec->host_mxcsr);
     if (status) {

@@ -83,6 +83,7 @@ struct soft_vec {
     u32 index; /* of this vCPU */
     u32 host_mxcsr;
     u32 mxcsr_mask; /* bits that LDMXCSR may set */
+    u8 linear_bits; /* of the host's linear addresses: what its x87 unit keeps of FIP */
     bool x87_live;  /* the guest's x87 and MMX registers are in the real unit */
     u32 scratch;    /* next scratch slot of this vCPU (vec_pool.c) */
     /* Of the last x87 instruction that is not a control instruction, when x87_live. */
@@ -164,6 +165,16 @@ static inline stub_fn vec_stub(struct soft_vcpu *c, const struct uop *u) {
     stub_fn fn;
     memcpy(&fn, &u->aux, sizeof(fn));
     return LIKELY(fn != NULL) ? fn : vec_stub_slow(c, u);
+}
+
+/* Around accesses that are never checked for alignment (SDM volume 2: masked moves, gathers,
+ * half-precision conversions). A fault in between goes through soft_derived_update, which puts the
+ * check back. */
+static inline void vec_align_off(struct soft_vcpu *c) {
+    c->align_check = false;
+}
+static inline void vec_align_on(struct soft_vcpu *c) {
+    c->align_check = c->mode_key & KEY_AC;
 }
 
 static inline u8 *vec_xmm(struct soft_vcpu *c, u32 n) {

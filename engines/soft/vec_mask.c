@@ -47,9 +47,11 @@ static u32 vector_bytes(const struct insn *i) {
     return i->vex_l ? 32 : 16;
 }
 
+/* The operand is one: its elements wrap round 4 GiB, but not round the end of 16-bit addresses. */
 static u64 element_linear(struct soft_vcpu *c, const struct uop *u, u64 ea, u32 at, u32 size,
                           enum access access) {
-    return soft_linear(c, u->seg, cut(ea + at, u->addrsize), size, access);
+    u64 offset = c->mode == 64 ? ea + at : (u32)(ea + at);
+    return soft_linear(c, u->seg, offset, size, access);
 }
 
 static void mask_load(struct soft_vcpu *c, const struct uop *u) {
@@ -57,6 +59,7 @@ static void mask_load(struct soft_vcpu *c, const struct uop *u) {
     u32 size = u->opsize, bytes = vector_bytes(u->insn);
     u64 ea = soft_ea(c, u);
     reg_read(c, u->src2, mask);
+    vec_align_off(c);
     for (u32 at = 0; at < bytes; at += size) {
         if (mask_set(mask, at, size)) {
             u64 linear = element_linear(c, u, ea, at, size, ACCESS_READ);
@@ -64,6 +67,7 @@ static void mask_load(struct soft_vcpu *c, const struct uop *u) {
             memcpy(data + at, &v, size);
         }
     }
+    vec_align_on(c);
     reg_write(c, u->dst, data);
     NEXT(c, u);
 }
@@ -75,6 +79,7 @@ static void mask_store(struct soft_vcpu *c, const struct uop *u) {
     u64 ea = soft_ea(c, u);
     reg_read(c, u->src2, mask);
     reg_read(c, u->dst, data);
+    vec_align_off(c);
     for (u32 at = 0; at < bytes; at += size) {
         if (mask_set(mask, at, size)) {
             linear[at / size] = element_linear(c, u, ea, at, size, ACCESS_WRITE);
@@ -86,6 +91,7 @@ static void mask_store(struct soft_vcpu *c, const struct uop *u) {
             soft_lin_write(c, linear[at / size], data + at, size, c->mmu);
         }
     }
+    vec_align_on(c);
     NEXT(c, u);
 }
 
@@ -96,8 +102,10 @@ static void mask_bytes(struct soft_vcpu *c, const struct uop *u, const u8 *data,
                        u32 n) {
     u64 linear[16] = {0};
     u64 base = c->s.gpr[GPR_RDI];
-    soft_lin_probe(c, soft_linear(c, u->seg, cut(base, u->addrsize), n, ACCESS_WRITE), n,
-                   ACCESS_WRITE, c->mmu);
+    for (u32 at = n; at > 0; at -= 8) { /* whatever the mask says; the upper half first */
+        u64 part = soft_linear(c, u->seg, cut(base + at - 8, u->addrsize), 8, ACCESS_WRITE);
+        soft_lin_probe(c, part, 8, ACCESS_WRITE, c->mmu);
+    }
     for (u32 at = 0; at < n; at++) {
         if (mask[at] & 0x80) {
             linear[at] = soft_linear(c, u->seg, cut(base + at, u->addrsize), 1, ACCESS_WRITE);
@@ -174,10 +182,6 @@ static void gather_mask(struct soft_vcpu *c, const struct gather *g, u32 bytes) 
         u8 *mask = reg_at(c, g->mask, at);
         memset(mask, mask[g->size - 1] >> 7 ? 0xff : 0, g->size);
     }
-    if (bytes == 16) {
-        memset(vec_ymmh(c, g->mask), 0, 16);
-        memset(vec_ymmh(c, g->dst), 0, 16);
-    }
 }
 
 static void gather_elements(struct soft_vcpu *c, const struct uop *u, const struct gather *g) {
@@ -203,8 +207,10 @@ static void gather(struct soft_vcpu *c, const struct uop *u) {
     };
     g.count = vector_bytes(i) / MAX(g.index_size, g.size);
     reg_read(c, u->src, g.index);
-    gather_mask(c, &g, g.count * g.size > 16 ? 32 : 16);
+    gather_mask(c, &g, vector_bytes(i));
+    vec_align_off(c);
     gather_elements(c, u, &g);
+    vec_align_on(c);
     for (u32 at = g.count * g.size; at < 32; at += 4) {
         memset(reg_at(c, g.dst, at), 0, 4);
     }

@@ -217,6 +217,9 @@ int soft_vec_create(struct soft_vcpu *c, struct host *host, struct vec_pool *poo
     v->index = c->ev->id;
     v->host_mxcsr = mxcsr_read() & ~0x3fu;
     v->mxcsr_mask = mxcsr_mask(v->fx);
+    u32 leaf[4];
+    cpuid_host(0x80000008, 0, leaf);
+    v->linear_bits = (u8)(leaf[0] >> 8);
     c->vec = v;
     soft_vec_state_loaded(c);
     return 0;

@@ -103,7 +103,8 @@ static bool is_control(const struct insn *i) {
 
 static u8 x87_kind(const struct insn *i) {
     if (!(i->flags & INSN_X87)) {
-        return X87_WAITS | X87_MMX;
+        bool from_memory = i->id == INSN_CVTPI2PS || i->id == INSN_CVTPI2PD;
+        return from_memory && i->modrm < 0xc0 ? X87_MMX : X87_WAITS | X87_MMX;
     }
     if (!is_control(i)) {
         return X87_WAITS;

@@ -67,8 +67,9 @@ static void area_begin(struct area *a, struct soft_vcpu *c, const struct uop *u,
     *a = (struct area){.c = c, .u = u, .ea = soft_ea(c, u)};
     a->mode64 = u->insn->mode == 64;
     a->wide = a->mode64 && (u->insn->rex & 8);
-    if (area_linear(a, 0, 1, access) & (align - 1)) {
-        soft_gp(c, 0);
+    u64 linear = area_linear(a, 0, 1, access);
+    if (linear & (align - 1)) {
+        soft_fault(c, c->align_check && (linear & 7) ? EXC_AC : EXC_GP, true, 0);
     }
     soft_vec_leave(c);
 }
@@ -175,6 +176,12 @@ static void x87_pack(const struct area *a, u8 *out) {
     out[XS_FTW + 1] = 0;
 }
 
+/* The x87 unit keeps FIP as a linear address, sign-extended from its width (but all of FDP). */
+static u64 pointer_kept(const struct soft_vcpu *c, u64 v) {
+    u32 above = 64u - (c->vec->linear_bits ? c->vec->linear_bits : 48u);
+    return (u64)((s64)(v << above) >> above);
+}
+
 static void x87_unpack(const struct area *a, const u8 *in) {
     u8 *x = a->c->s.xsave;
     memcpy(x, in, XS_MXCSR);
@@ -187,10 +194,9 @@ static void x87_unpack(const struct area *a, const u8 *in) {
     put16(x + XS_FSW, x87_summary(get16(in + XS_FSW), fcw));
     x[XS_FTW + 1] = 0;
     put16(x + XS_FOP, get16(in + XS_FOP) & 0x7ff);
-    if (!a->wide) {
-        put64(x + XS_FIP, get32(in + XS_FIP));
-        put64(x + XS_FDP, get32(in + XS_FDP));
-    }
+    u64 fip = get64(in + XS_FIP), fdp = get64(in + XS_FDP);
+    put64(x + XS_FIP, a->wide ? pointer_kept(a->c, fip) : (u32)fip);
+    put64(x + XS_FDP, a->wide ? fdp : (u32)fdp);
 }
 
 static void check_mxcsr(struct soft_vcpu *c, u32 value) {

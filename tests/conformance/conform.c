@@ -29,8 +29,6 @@ struct totals {
     u64 cases, faults, lost, different, vector[32];
 };
 
-static struct cf_result result;
-
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -276,7 +274,6 @@ int main(int argc, char **argv) {
     struct options o = {.keep_going = 20};
     struct cf_run run = {0};
     u64 bad = 0;
-    (void)result;
     options_parse(&o, &g, argc, argv);
     run.native = cf_native_create();
     if (!run.native) {

@@ -11,7 +11,7 @@
  * A case is a few instructions at CPL 3 and the complete state they start from. Both sides see the
  * same linear addresses:
  *
- *   20000000+ CF_CODE   8 pages of code slots, 64 bytes each; then a hole
+ *   21000000  CF_CODE   8 pages of code slots, 64 bytes each, not writable; then a hole
  *   21010000  CF_EXIT   where each case goes in the end: natively the code that saves the state, in
  *                       the guest a page of INT3
  *   30000000  CF_RAM    two writable pages, one read-only page, a hole

@@ -17,8 +17,9 @@ struct comparison {
 };
 
 static bool differ(const struct comparison *k, const char *what, u64 want, u64 got) {
-    snprintf(k->what, CF_WHAT, "%s%s: processor %llx, engine %llx", k->translated ? "translated " : "",
-             what, (unsigned long long)want, (unsigned long long)got);
+    snprintf(k->what, CF_WHAT, "%s%s: processor %llx, engine %llx",
+             k->translated ? "translated " : "", what, (unsigned long long)want,
+             (unsigned long long)got);
     return true;
 }
 
@@ -44,8 +45,8 @@ static bool faulted(const struct comparison *k) {
     return k->want->vector != EXC_BP || k->want->rip != CF_EXIT + 1;
 }
 
-/* Several loads or stores: how far the processor gets before the fault is its own affair, and which
- * part it touches first. */
+/* Several loads or stores, or masked ones: how far the processor gets before the fault is its own
+ * affair, and which part it touches first. */
 static bool in_parts(const struct comparison *k) {
     switch (k->insn.id) {
     case INSN_PUSHA:
@@ -61,11 +62,17 @@ static bool in_parts(const struct comparison *k) {
     case INSN_FXRSTOR64:
     case INSN_FBSTP:
     case INSN_FSTP:
+    case INSN_FLD:
+    case INSN_FBLD:
     case INSN_IRET:
     case INSN_RET_FAR:
     case INSN_CALL_FAR:
     case INSN_MASKMOVDQU:
     case INSN_VMASKMOVDQU:
+    case INSN_VMASKMOVPS:
+    case INSN_VMASKMOVPD:
+    case INSN_VPMASKMOVD:
+    case INSN_VPMASKMOVQ:
         return faulted(k);
     default:
         return false;
@@ -78,13 +85,17 @@ static bool either_fault(const struct comparison *k) {
     if (k->want->rip != k->got->rip) {
         return false;
     }
+    if (in_parts(k)) {
+        return w != EXC_BP && g != EXC_BP;
+    }
     /* an unaligned SSE operand beyond the limit of SS */
     if (w == EXC_GP && g == EXC_SS && (k->insn.flags & (INSN_SSE | INSN_AVX))) {
         return true;
     }
-    /* CMPS has two operands; so have MMX instructions: memory, and the x87 unit's state */
+    /* CMPS and POP have two operands; so have MMX instructions: memory, and the x87 unit's state */
     bool mf = w == EXC_MF || g == EXC_MF;
-    if (k->insn.id == INSN_CMPS || (mf && (k->insn.flags & INSN_MMX))) {
+    bool two = k->insn.id == INSN_CMPS || k->insn.id == INSN_POP;
+    if (two || (mf && (k->insn.flags & INSN_MMX))) {
         return w != EXC_BP && g != EXC_BP;
     }
     /* an undefined instruction that goes on behind the end of the page or segment */
@@ -139,7 +150,8 @@ static bool compare_registers(const struct comparison *k) {
     bool wide = cf_view[k->t->side].bits == 64;
     char name[16];
     for (u32 i = 0; i < (wide ? 16u : 8u) && !in_parts(k); i++) {
-        u64 mask = wide ? UINT64_MAX : UINT32_MAX;
+        /* who leaves 64-bit mode has no upper halves to rely on */
+        u64 mask = wide && w->sel[SEG_CS] == CF_SEL_CS64 ? UINT64_MAX : UINT32_MAX;
         if ((w->gpr[i] ^ g->gpr[i]) & mask) {
             snprintf(name, sizeof(name), "gpr %u", i);
             return differ(k, name, w->gpr[i] & mask, g->gpr[i] & mask);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The table of instruction forms, taken from the decoder by trying every opcode of every map with
- * each mandatory prefix, REX.W, VEX.L and modrm, in 64-, 32- and 16-bit code. A form is what decodes
- * to one identity with one kind of operand; which modrm bits give it is kept as a set. Encodings
- * that are undefined are forms too: they must raise #UD.
+ * each mandatory prefix, REX.W, VEX.L and modrm, in 64-, 32- and 16-bit code. A form is what
+ * decodes to one identity with one kind of operand; which modrm bits give it is kept as a set.
+ * Encodings that are undefined are forms too: they must raise #UD.
  *
- * Left out are instructions whose result is not the program's own (cf_excluded), those that the host
- * has but the policy does not offer, and the undefined encodings that AVX-512 and AMX use.
+ * Left out are instructions whose result is not the program's own (cf_excluded), those that the
+ * host has but the policy does not offer, and the undefined encodings that AVX-512 and AMX use.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,9 +74,9 @@ static bool other_encoding(const struct cf_form *f) {
                                          o == 0x98 || o == 0x99);
         bool shift = f->map == MAP_0F3A && o >= 0x30 && o <= 0x33;
         bool tile = f->map == MAP_0F38 && (o == 0x49 || o == 0x4b || o == 0x5c || o == 0x5e);
-        bool newer = f->map == MAP_0F38 && (o == 0x50 || o == 0x51 || o == 0x52 || o == 0x53 ||
-                                            o == 0xb0 || o == 0xb1 || o == 0x72 || o == 0xda ||
-                                            o == 0xcb || o == 0xcc || o == 0xcd || o >= 0xe0);
+        bool newer = f->map == MAP_0F38 &&
+                     (o == 0x50 || o == 0x51 || o == 0x52 || o == 0x53 || o == 0xb0 || o == 0xb1 ||
+                      o == 0x72 || o == 0xda || o == 0xcb || o == 0xcc || o == 0xcd || o >= 0xe0);
         return mask || shift || tile || newer;
     }
     return f->map == MAP_1BYTE && (o == 0x62 || o == 0xc4 || o == 0xc5);
@@ -176,6 +176,9 @@ static void opcode_forms(struct cf_forms *fs, struct cf_form f, u64 features) {
         }
         if (!f.vex && f.map == MAP_1BYTE && f.opcode == 0x8f && (modrm & 0x38)) {
             continue; /* XOP */
+        }
+        if (f.map == MAP_0F && f.opcode == 1 && modrm >= 0xc0) {
+            continue; /* VMCALL, ENCLS and their kin, with prefixes: the host's hypervisor */
         }
         enum decode_status st = try_modrm(&f, (u8)modrm, &insn);
         if (!wanted(&f, &insn, st, features)) {

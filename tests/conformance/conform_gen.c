@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A random case: one instruction of a form chosen evenly (now and then a few), and the state before
- * it. Operand addresses are aimed: mostly into writable memory, often at page ends, sometimes at the
- * read-only page, the hole behind it, or nowhere. Values are random or corners.
+ * it. Operand addresses are aimed: mostly into writable memory, often at page ends, sometimes at
+ * the read-only page, the hole behind it, or nowhere. Values are random or corners.
  */
 #include <string.h>
 
@@ -33,9 +33,9 @@ static bool chance(struct maker *k, u32 percent) {
  */
 
 static u64 value(struct maker *k) {
-    static const u64 corner[] = {0x7f,       0x80,       0xff,       0x7fff,
-                                 0x8000,     0xffff,     0x7fffffff, 0x80000000,
-                                 0xffffffff, INT64_MAX,  1ull << 63, UINT64_MAX};
+    static const u64 corner[] = {0x7f,       0x80,      0xff,       0x7fff,
+                                 0x8000,     0xffff,    0x7fffffff, 0x80000000,
+                                 0xffffffff, INT64_MAX, 1ull << 63, UINT64_MAX};
     switch (below(k, 8)) {
     case 0:
         return below(k, 70);
@@ -53,10 +53,32 @@ static u64 value(struct maker *k) {
 }
 
 static double number(struct maker *k) {
-    static const double values[] = {0.0,   -0.0,   1.0,    -1.0,   0.5,    1.5,   2.0,   3.0,
-                                    1e300, 1e-300, 1e-310, 5e-324, 7e9,    -2147483649.0,
-                                    1e18,  -1e19,  1e38,   1e-38,  1e-45,  65504.0, 6e-8,  0.1,
-                                    9223372036854775808.0, 2147483647.5, 127.5, -32768.5};
+    static const double values[] = {0.0,
+                                    -0.0,
+                                    1.0,
+                                    -1.0,
+                                    0.5,
+                                    1.5,
+                                    2.0,
+                                    3.0,
+                                    1e300,
+                                    1e-300,
+                                    1e-310,
+                                    5e-324,
+                                    7e9,
+                                    -2147483649.0,
+                                    1e18,
+                                    -1e19,
+                                    1e38,
+                                    1e-38,
+                                    1e-45,
+                                    65504.0,
+                                    6e-8,
+                                    0.1,
+                                    9223372036854775808.0,
+                                    2147483647.5,
+                                    127.5,
+                                    -32768.5};
     u64 bits;
     double d = values[below(k, ARRAY_LEN(values))];
     static const u64 special[] = {0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000,
@@ -309,8 +331,8 @@ static void aim_offset(struct maker *k, u64 offset, u64 rip_next) {
 }
 
 static bool is_bit_string(const struct insn *i) {
-    return i->map == MAP_0F && (i->opcode == 0xa3 || i->opcode == 0xab || i->opcode == 0xb3 ||
-                                i->opcode == 0xbb);
+    return i->map == MAP_0F &&
+           (i->opcode == 0xa3 || i->opcode == 0xab || i->opcode == 0xb3 || i->opcode == 0xbb);
 }
 
 static const struct insn_operand *memory_operand(const struct insn *i) {
@@ -406,9 +428,9 @@ static u16 pick_selector(struct maker *k, bool code) {
                                 CF_SEL_LDT_XO};
     static const u16 datas[] = {CF_SEL_DS, CF_SEL_LDT_DS32, CF_SEL_LDT_DS16, CF_SEL_LDT_RO,
                                 CF_SEL_LDT_DOWN};
-    static const u16 bad[] = {0,    1,    2,     3,      CF_SEL_LDT_NP, 0x04, 0x24,  0x2c,
-                              0x10, 0x18, 0x28,  0x29,   0x20,          0x30, 0x47,  0x4f,
-                              0x83, 0xff, 0x100, 0xfff8, CF_SEL_DS};
+    static const u16 bad[] = {0,    1,    2,    3,    CF_SEL_LDT_NP, 0x04,   0x24,
+                              0x2c, 0x10, 0x18, 0x28, 0x29,          0x20,   0x30,
+                              0x47, 0x4f, 0x83, 0xff, 0x100,         0xfff8, CF_SEL_DS};
     if (chance(k, 30)) {
         return bad[below(k, ARRAY_LEN(bad))];
     }
@@ -442,10 +464,11 @@ static void patch_frame(struct maker *k, u8 *p, u32 size) {
     bool same = chance(k, 70);
     u16 sel = same ? k->v->cs : pick_selector(k, true);
     u64 word[5] = {pick_landing(k, (sel & 4) != 0), sel,
-                   0x202 | (rnd(k) & (FLAG_ARITH | FLAG_DF | FLAG_ID | FLAG_IOPL)),
-                   CF_RAM + 0x800, pick_selector(k, false)};
+                   0x202 | (rnd(k) & (FLAG_ARITH | FLAG_DF | FLAG_ID | FLAG_IOPL)), CF_RAM + 0x800,
+                   pick_selector(k, false)};
     if (chance(k, 10)) {
-        word[2] |= rnd(k) & 0x3fffff & ~(u64)(FLAG_TF | FLAG_AC); /* AC: Linux takes it for a split lock */
+        word[2] |=
+            rnd(k) & 0x3fffff & ~(u64)(FLAG_TF | FLAG_AC); /* AC: Linux takes it for a split lock */
     }
     for (u32 n = 0; n < 5; n++) {
         memcpy(p + n * size, &word[n], size);
@@ -537,8 +560,8 @@ static void prepare_registers(struct maker *k) {
             r[GPR_RDX] = (u32)r[GPR_RDX];
         }
     }
-    if ((i->id == INSN_LOOP || i->id == INSN_LOOPE || i->id == INSN_LOOPNE ||
-         i->id == INSN_JCXZ) && chance(k, 70)) {
+    if ((i->id == INSN_LOOP || i->id == INSN_LOOPE || i->id == INSN_LOOPNE || i->id == INSN_JCXZ) &&
+        chance(k, 70)) {
         set_address(k, GPR_RCX, below(k, 3), i->addrsize);
     }
 }
@@ -566,7 +589,10 @@ static void put_operand(struct maker *k, u32 addrsize) {
     if (modrm >= 0xc0) {
         return;
     }
-    u32 mod = modrm >> 6, rm = modrm & 7, disp = mod == 1 ? 1 : mod == 2 ? (addrsize == 2 ? 2 : 4) : 0;
+    u32 mod = modrm >> 6, rm = modrm & 7,
+        disp = mod == 1   ? 1
+               : mod == 2 ? (addrsize == 2 ? 2 : 4)
+                          : 0;
     if (addrsize != 2 && rm == 4) {
         u8 sib = (u8)rnd(k);
         k->code[k->len++] = sib;
@@ -665,6 +691,9 @@ static void random_immediate(struct maker *k) {
     } else if ((i->id == INSN_RET || i->id == INSN_RET_FAR) && chance(k, 90)) {
         v = below(k, 256);
     }
+    if (i->id == INSN_INT && (v & 0xff) == 0x80) {
+        v = 3;
+    }
     if (i->imm_offset) {
         memcpy(k->code + i->imm_offset, &v, MIN(size, 8u));
     }
@@ -678,7 +707,8 @@ static void aim_jump(struct maker *k, u32 at) {
         return;
     }
     u64 next = (k->v->ldt ? 0 : CF_CODE) + k->t->entry + at + i->len;
-    u64 rel = i->imm_size == 1 ? 56 + below(k, 8) - (at + i->len) : pick_landing(k, k->v->ldt) - next;
+    u64 rel =
+        i->imm_size == 1 ? 56 + below(k, 8) - (at + i->len) : pick_landing(k, k->v->ldt) - next;
     if (i->imm_size > 1 && k->v->bits == 64 && rel + 0x80000000 > UINT32_MAX) {
         rel = 0;
     }
@@ -797,7 +827,7 @@ void cf_generate(struct cf_gen *g, struct cf_case *t, u32 slot, u64 ram_seed) {
             continue;
         }
         g->chosen[t->insns - 1] = n;
-        if (is_last(&k.insn) || k.insn.id == INSN_INVALID) {
+        if (is_last(&k.insn) || k.insn.id == INSN_INVALID || t->entry >= CF_SLOTS * CF_SLOT) {
             break;
         }
         k.t = t;

@@ -13,10 +13,10 @@
 #define KERNEL 0x600000000000ull
 
 enum {
-    PAGE_TABLES = 0x1000,   /* PML4; 2000, 3000 user; 4000, 9000 kernel */
-    PT_CODE = 0x100000,     /* of CF_CODE's 2 MiB */
-    PT_RAM = 0x101000,      /* of CF_RAM's */
-    GUEST_RAM = 0x180000,   /* physical */
+    PAGE_TABLES = 0x1000, /* PML4; 2000, 3000 user; 4000, 9000 kernel */
+    PT_CODE = 0x100000,   /* of CF_CODE's 2 MiB */
+    PT_RAM = 0x101000,    /* of CF_RAM's */
+    GUEST_RAM = 0x180000, /* physical */
     GUEST_CODE = 0x190000,
     GUEST_EXIT = 0x1a0000,
     KSEL_CS = 0x10,
@@ -72,7 +72,7 @@ static void map_pages(struct sm *m) {
     sm_put(m, dir + (CF_CODE >> 21) * 8, 8, PT_CODE | 7);
     sm_put(m, dir + (CF_RAM >> 21) * 8, 8, PT_RAM | 7);
     for (u64 i = 0; i < CF_CODE_BYTES >> 12; i++) {
-        sm_put(m, PT_CODE + i * 8, 8, (GUEST_CODE + (i << 12)) | 7);
+        sm_put(m, PT_CODE + i * 8, 8, (GUEST_CODE + (i << 12)) | 5);
     }
     sm_put(m, PT_CODE + ((CF_EXIT & 0x1fffff) >> 12) * 8, 8, GUEST_EXIT | 5);
     for (u64 i = 0; i < CF_RAM_BYTES >> 12; i++) {
@@ -94,6 +94,7 @@ static void put_descriptors(struct sm *m) {
     sm_gdt(m, CF_SEL_CS32, sm_desc(0, 0xfffff, 0xfb, 0xc));
     sm_gdt(m, CF_SEL_DS, sm_desc(0, 0xfffff, 0xf3, 0xc));
     sm_gdt(m, CF_SEL_CS64, sm_desc(0, 0xfffff, 0xfb, 0xa));
+    sm_gdt(m, 0x78, sm_desc(0, 0, 0xf5, 0x4)); /* Linux keeps the processor's number there */
     sm_gdt(m, KSEL_TSS, sm_desc((u32)tss, 0x67, 0x8b, 0));
     sm_put(m, SM_GDT + KSEL_TSS + 8, 8, tss >> 32);
     sm_gdt(m, KSEL_LDT, sm_desc((u32)ldt, CF_LDT_ENTRIES * 8 - 1, 0x82, 0));
@@ -125,12 +126,9 @@ static void base_state(struct cf_guest *g) {
     s->xcr0 = 7;
     s->gdtr = (struct desc_table){KERNEL + SM_GDT, GDT_BYTES - 1};
     s->idtr = (struct desc_table){KERNEL + SM_IDT, 32 * 16 - 1};
-    s->tr = (struct segment){
-        .sel = KSEL_TSS, .base = KERNEL + SM_TSS, .limit = 0x67, .attr = 0x8b};
-    s->ldtr = (struct segment){.sel = KSEL_LDT,
-                               .base = KERNEL + SM_LDT,
-                               .limit = CF_LDT_ENTRIES * 8 - 1,
-                               .attr = 0x82};
+    s->tr = (struct segment){.sel = KSEL_TSS, .base = KERNEL + SM_TSS, .limit = 0x67, .attr = 0x8b};
+    s->ldtr = (struct segment){
+        .sel = KSEL_LDT, .base = KERNEL + SM_LDT, .limit = CF_LDT_ENTRIES * 8 - 1, .attr = 0x82};
 }
 
 struct cf_guest *cf_guest_create(bool translator) {

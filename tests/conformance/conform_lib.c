@@ -33,6 +33,9 @@ void cf_ram_fill(u8 *ram, u64 seed) {
     u64 s = seed;
     for (u32 i = 0; i < CF_RAM_BYTES; i += 8) {
         u64 v = seed ? cf_random(&s) : 0;
+        if (i >= CF_RAM_WRITABLE) { /* as a 16-bit return address: beyond the limit */
+            v |= seed ? 0x8080808080808080 : 0;
+        }
         memcpy(ram + i, &v, 8);
     }
 }

@@ -112,7 +112,7 @@ void enter_case(void);
 extern const u8 exit_begin[], exit_rest[], exit_end[];
 
 enum { IDLE, BATCH_0, BATCH_1 };
-enum { HANG_QUARTERS = 2, STACK_BYTES = 1 << 16 };
+enum { HANG_QUARTERS = 10, STACK_BYTES = 1 << 16 };
 
 struct shared {
     struct cf_batch batch[2];
@@ -131,6 +131,7 @@ static struct place *const place = (struct place *)PLACE;
 static struct shared *shared;
 static u8 *const ram = (u8 *)CF_RAM;
 static u8 ram_base[CF_RAM_BYTES];
+static u8 *code; /* where CF_CODE can be written */
 
 /* --- in the child ------------------------------------------------------------------------------
  */
@@ -246,7 +247,7 @@ static void ram_renew(u64 seed) {
 static void code_write(const struct cf_case *t) {
     u8 bytes[CF_SLOT];
     u32 n = cf_code_bytes(t, bytes);
-    memcpy((u8 *)CF_CODE + t->entry, bytes, n);
+    memcpy(code + t->entry, bytes, n);
 }
 
 static void run_batch(struct cf_batch *b) {
@@ -294,6 +295,19 @@ static void *map_at(u64 address, u64 size, int prot) {
     return p == (void *)address ? p : NULL;
 }
 
+/* Cases cannot write their own code, which would spoil that of others. */
+static bool map_code(void) {
+    int fd = memfd_create("code", 0);
+    if (fd < 0 || ftruncate(fd, CF_CODE_BYTES)) {
+        return false;
+    }
+    code = mmap(NULL, CF_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *p = mmap((void *)CF_CODE, CF_CODE_BYTES, PROT_READ | PROT_EXEC,
+                   MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+    close(fd);
+    return code != MAP_FAILED && p == (void *)CF_CODE;
+}
+
 static bool ldt_write(void) {
     for (u32 i = 0; i < CF_LDT_ENTRIES; i++) {
         const struct cf_ldt *e = &cf_ldt[i];
@@ -318,13 +332,12 @@ static bool child_set_up(void) {
     struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     /* SS_AUTODISARM: a stack pointer of a case may point anywhere, also into this one */
     stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack), .ss_flags = (int)(1u << 31)};
-    if (!map_at(PLACE, 4096, PROT_READ | PROT_WRITE) ||
-        !map_at(CF_CODE, CF_CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC) ||
+    if (!map_at(PLACE, 4096, PROT_READ | PROT_WRITE) || !map_code() ||
         !map_at(CF_EXIT, 4096, PROT_READ | PROT_WRITE) ||
         !map_at(CF_RAM, CF_RAM_BYTES, PROT_READ) || !ldt_write()) {
         return false;
     }
-    memset((u8 *)CF_CODE, 0xcc, CF_CODE_BYTES);
+    memset(code, 0xcc, CF_CODE_BYTES);
     memcpy((u8 *)CF_EXIT, exit_begin, (size_t)(exit_end - exit_begin));
     mprotect((u8 *)CF_EXIT, 4096, PROT_READ | PROT_EXEC);
     sigaltstack(&ss, NULL);

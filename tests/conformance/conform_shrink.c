@@ -28,7 +28,8 @@ bool cf_run_one(struct cf_run *run, const struct cf_case *t, char *what) {
     return false;
 }
 
-static void try_bytes(struct cf_run *run, struct cf_case *t, void *field, const void *to, u32 size) {
+static void try_bytes(struct cf_run *run, struct cf_case *t, void *field, const void *to,
+                      u32 size) {
     u8 old[512];
     char what[CF_WHAT];
     if (!memcmp(field, to, size)) {
