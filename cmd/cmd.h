@@ -72,6 +72,7 @@ void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
 int cmd_run(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

@@ -37,7 +37,11 @@ struct image_file_ops {
     int (*flush)(struct image_file *f);
     /* The range reads as zeros afterwards; gives storage back where it can (unmap). */
     int (*zero)(struct image_file *f, u64 offset, u64 length, bool unmap);
+    /* The range will not be read again: storage may be given back. -ERR_UNSUPPORTED: it cannot. */
+    int (*discard)(struct image_file *f, u64 offset, u64 length);
     int (*truncate)(struct image_file *f, u64 size);
+    /* Optional: is offset in a hole? *length is cut to where the answer changes. */
+    bool (*hole)(struct image_file *f, u64 offset, u64 *length);
     void (*close)(struct image_file *f);
 };
 
@@ -106,6 +110,7 @@ struct image {
     struct image *backing;   /* owned; NULL: none */
     u64 size;                /* bytes of the disk, a multiple of 512 */
     bool readonly;
+    bool throwaway; /* nobody will open it again: close writes nothing back */
 };
 
 /* Takes the file over when it succeeds. */

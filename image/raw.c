@@ -130,7 +130,7 @@ static int raw_zero(struct image *im, u64 offset, u64 length, bool unmap) {
 }
 
 static int raw_discard(struct image *im, u64 offset, u64 length) {
-    return raw_zero(im, offset, length, true);
+    return im->readonly ? -ERR_PERM : im->file->ops->discard(im->file, offset, length);
 }
 
 static int raw_flush(struct image *im) {
@@ -143,11 +143,8 @@ static bool raw_clean(struct image *im) {
 }
 
 static int raw_status(struct image *im, u64 offset, u64 *length, bool *own, bool *zero) {
-    (void)im;
-    (void)offset;
-    (void)length;
     *own = true;
-    *zero = false;
+    *zero = im->file->ops->hole && im->file->ops->hole(im->file, offset, length);
     return 0;
 }
 

@@ -80,8 +80,9 @@ struct pool_job {
 };
 int pool_submit(struct pool *pool, struct pool_job *job); /* 0 or -ERR_NOMEM (no thread at all) */
 
-/* image_open.c: an image and what it stands on, locked. */
-int image_open(struct host *host, const struct blk_options *o, struct image **out, struct err *err);
+/* codec.c */
+extern const struct image_codec linux_codec;
+
 /* blk_image.c: takes the image over when it succeeds. */
 int blk_image_create(struct linux_host *lh, struct image *im, const struct blk_options *o,
                      struct block_backend **out, struct err *err);

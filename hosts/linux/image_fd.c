@@ -127,12 +127,37 @@ static int fd_zero(struct image_file *f, u64 offset, u64 length, bool unmap) {
                                                   : error_of(errno);
 }
 
+static int fd_discard(struct image_file *f, u64 offset, u64 length) {
+    int mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+    if (!length || !fallocate(image_fd(f), mode, (off_t)offset, (off_t)length)) {
+        return 0;
+    }
+    return errno == EOPNOTSUPP || errno == ENODEV ? -ERR_UNSUPPORTED : error_of(errno);
+}
+
 static int fd_truncate(struct image_file *f, u64 size) {
     if (ftruncate(image_fd(f), (off_t)size)) {
         return error_of(errno);
     }
     f->size = size;
     return 0;
+}
+
+/* Moves the file position, which nothing else here uses. */
+static bool fd_hole(struct image_file *f, u64 offset, u64 *length) {
+    off_t data = lseek(image_fd(f), (off_t)offset, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) {
+        return true; /* to the end of the file */
+    }
+    if (data > (off_t)offset) {
+        *length = MIN(*length, (u64)data - offset);
+        return true;
+    }
+    off_t hole = data < 0 ? -1 : lseek(image_fd(f), (off_t)offset, SEEK_HOLE);
+    if (hole > (off_t)offset) {
+        *length = MIN(*length, (u64)hole - offset);
+    }
+    return false;
 }
 
 static void fd_close(struct image_file *f) {
@@ -145,7 +170,9 @@ static const struct image_file_ops fd_ops = {
     .writev = fd_writev,
     .flush = fd_flush,
     .zero = fd_zero,
+    .discard = fd_discard,
     .truncate = fd_truncate,
+    .hole = fd_hole,
     .close = fd_close,
 };
 

@@ -47,12 +47,17 @@ struct blk_options {
     bool snapshot;           /* writes go to a file without a name and are gone at close */
     bool backing;            /* open the backing files that an image names, wherever they are */
     const char *backing_dir; /* open those in this directory or below; NULL: none */
+    bool no_backing;         /* only this layer: for tools that look at one file */
+    bool commit;             /* the first backing file is opened for writing, too */
 };
 
 /* An image file or block device. Locked against a second writer (open file description lock). */
 int blk_open(struct linux_host *lh, const struct blk_options *o, struct block_backend **out,
              struct err *err);
-/* The same, raw. */
+/* The image and what it stands on, locked, for tools (snapshot is not looked at). */
+struct image;
+int image_open(struct host *host, const struct blk_options *o, struct image **out, struct err *err);
+/* As blk_open, raw. */
 int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
                   struct block_backend **out, struct err *err);
 

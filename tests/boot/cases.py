@@ -51,6 +51,12 @@ CASES = [
     linux("disk", CLOUD, 2, args=["--disk", "{disk}"], run=DISK_TEST, expect=[r"(?m)^16384\r?$", r"same"]),
     linux("disk over MMIO", CLOUD, args=["--disk", "{disk}", "--transport", "mmio"], run=DISK_TEST,
           expect=[r"(?m)^16384\r?$", r"same"]),
+    linux("qcow2 disk", CLOUD, 2, args=["--disk", "{qcow2},iops=5000,serial=abc"],
+          run=DISK_TEST + "; cat /sys/block/vda/serial; echo; ls /sys/block/vda/mq",
+          expect=[r"(?m)^16384\r?$", r"same", r"abc", r"(?m)^0 +1\r?$"], files={"{qcow2}": "QFI"}),
+    linux("snapshot of a disk", CLOUD, args=["--disk", "{disk},snapshot,aio=threads"], run=DISK_TEST + "; "
+          "blkdiscard /dev/vda; dd if=/dev/vda bs=64k 2>/dev/null | tr -d '\\0' | wc -c",
+          expect=[r"(?m)^16384\r?$", r"same", r"(?m)^0\r?$"], unchanged="{disk}"),
     linux("read-only disk", CLOUD, args=["--disk", "{disk},readonly"],
           run="cat /sys/block/vda/ro; dd if=/dev/zero of=/dev/vda bs=512 count=1; echo done",
           expect=[r"(?m)^1\r?$", r"(?i)not permitted|read-only", r"done"]),

@@ -11,6 +11,7 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -102,6 +103,10 @@ def check(case, m, names):
         return "not seen: %s" % missing
     if status != case["status"]:
         return "exit status %s, not %s" % (status, case["status"])
+    if "unchanged" in case:
+        with open(case["unchanged"].format(**names), "rb") as f:
+            if f.read().strip(b"\0"):
+                return "%s was written" % case["unchanged"].format(**names)
     for path, content in case.get("files", {}).items():
         with open(path.format(**names), encoding="utf-8", errors="replace") as f:
             if content not in f.read():
@@ -125,7 +130,10 @@ def run_case(case, opt, tmp):
     disk = os.path.join(tmp, "disk.img")
     with open(disk, "wb") as f:
         f.truncate(8 << 20)
-    names = dict(cloud="build/guests/linux-cloud-amd64", stock="build/guests/linux-amd64",
+    qcow2 = os.path.join(tmp, "disk.qcow2")
+    if any("{qcow2}" in a for a in case["args"]):
+        subprocess.run([opt.sosia, "image", "create", qcow2, "8M"], check=True)
+    names = dict(qcow2=qcow2, cloud="build/guests/linux-cloud-amd64", stock="build/guests/linux-amd64",
                  memtest="build/guests/memtest/memtest.bin", disk=disk, tmp=tmp)
     command = [opt.sosia, "run", "--engine", opt.engine, *substitute(case["args"], names)]
     if missing_guest(command):
