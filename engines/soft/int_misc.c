@@ -153,18 +153,23 @@ HANDLER(aad) {
 /* --- BOUND, CMPXCHG8B, CMPXCHG16B --------------------------------------------------------------
  */
 
-#define BOUND_HANDLER(T, S)                                                                        \
-    HANDLER(bound_##T) {                                                                           \
-        u64 at = uop_addr(c, u);                                                                   \
-        S low = (S)mem_load_##T(c, at), high = (S)mem_load_##T(c, at + sizeof(T));                 \
-        S v = (S)get_##T(c, u->dst);                                                               \
-        if (v < low || v > high) {                                                                 \
-            soft_fault(c, EXC_BR, false, 0);                                                       \
-        }                                                                                          \
-        NEXT(c, u);                                                                                \
+/* Below the lower bound the upper one is not read. */
+static s64 bound_load(struct soft_vcpu *c, const struct uop *u, u32 at) {
+    u64 offset = soft_ea(c, u) + at;
+    offset &= u->addrsize == 2 ? UINT16_MAX : UINT32_MAX;
+    u64 linear = soft_linear(c, u->seg, offset, u->opsize, ACCESS_READ);
+    u64 v = soft_lin_load(c, linear, u->opsize, c->mmu);
+    return u->opsize == 2 ? (s16)v : (s32)v;
+}
+
+HANDLER(bound) {
+    u64 r = soft_gpr_get(c, u->dst, u->opsize);
+    s64 v = u->opsize == 2 ? (s16)r : (s32)r;
+    if (v < bound_load(c, u, 0) || v > bound_load(c, u, u->opsize)) {
+        soft_fault(c, EXC_BR, false, 0);
     }
-BOUND_HANDLER(u16, s16)
-BOUND_HANDLER(u32, s32)
+    NEXT(c, u);
+}
 
 struct quad {
     u64 lo, hi;
@@ -320,8 +325,7 @@ static bool bind_dst(struct bind *b, uop_fn fn16, uop_fn fn32, uop_fn fn64) {
 
 static bool bind_bound(struct bind *b) {
     b->uop->dst = b->insn->op[0].reg;
-    need_mem(b, 2u * b->insn->opsize, ACCESS_READ);
-    return done(b, b->insn->opsize == 2 ? bound_u16 : bound_u32);
+    return done(b, bound);
 }
 
 static bool bind_cx(struct bind *b, u32 size, uop_fn fn) {

@@ -182,6 +182,9 @@ static void gather_mask(struct soft_vcpu *c, const struct gather *g, u32 bytes) 
         u8 *mask = reg_at(c, g->mask, at);
         memset(mask, mask[g->size - 1] >> 7 ? 0xff : 0, g->size);
     }
+    if (bytes == 16) {
+        memset(vec_ymmh(c, g->mask), 0, 16);
+    }
 }
 
 static void gather_elements(struct soft_vcpu *c, const struct uop *u, const struct gather *g) {

@@ -212,6 +212,8 @@ static void fxsave(struct soft_vcpu *c, const struct uop *u) {
     struct area a;
     u8 out[XS_LEGACY];
     area_begin(&a, c, u, 16, ACCESS_WRITE);
+    /* all 512 bytes must be there, though not all are written */
+    soft_lin_probe(c, area_linear(&a, 0, 512, ACCESS_WRITE), 512, ACCESS_WRITE, c->mmu);
     x87_pack(&a, out);
     put32(out + XS_MXCSR_MASK, c->vec->mxcsr_mask);
     memcpy(out + XS_XMM, c->s.xsave + XS_XMM, xmm_bytes(&a));

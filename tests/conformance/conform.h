@@ -13,7 +13,7 @@
  *
  *   21000000  CF_CODE   8 pages of code slots, 64 bytes each, not writable; then a hole
  *   21010000  CF_EXIT   where each case goes in the end: natively the code that saves the state, in
- *                       the guest a page of INT3
+ *                       the guest INT3
  *   30000000  CF_RAM    two writable pages, one read-only page, a hole
  */
 #ifndef TESTS_CONFORMANCE_CONFORM_H
@@ -178,6 +178,10 @@ struct cf_batch {
     struct cf_result r[CF_SLOTS];
     bool lost[CF_SLOTS]; /* the child did not survive it */
 };
+
+/* What stands at CF_EXIT, for whoever reads there; the guest has INT3 in place of the first byte.
+ */
+u32 cf_exit_bytes(u8 *page);
 
 struct cf_native;
 struct cf_native *cf_native_create(void); /* NULL: cannot (no modify_ldt, places taken); says why */

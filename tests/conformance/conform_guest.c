@@ -35,7 +35,7 @@ struct cf_guest {
 /* --- cases that do not end ---------------------------------------------------------------------
  */
 
-enum { WATCH_MS = 100 };
+enum { WATCH_MS = 900 };
 
 static struct sm *volatile running; /* NULL between cases */
 static volatile u64 turn;
@@ -146,7 +146,8 @@ struct cf_guest *cf_guest_create(bool translator) {
     memset(g->m->hram.hva, 0, SM_RAM);
     map_pages(g->m);
     put_descriptors(g->m);
-    memset(g->m->hram.hva + GUEST_EXIT, 0xcc, 4096);
+    cf_exit_bytes(g->m->hram.hva + GUEST_EXIT);
+    g->m->hram.hva[GUEST_EXIT] = 0xcc;
     memset(g->m->hram.hva + GUEST_CODE, 0xcc, CF_CODE_BYTES);
     ram_written(&g->m->ram, 0, SM_RAM);
     base_state(g);

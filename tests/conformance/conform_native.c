@@ -85,6 +85,7 @@ __asm__(
     "mov " P(2048) ", %rax\n"
     "ljmpl *" P(2320) "\n"
     "exit_begin:\n"
+    "nop\n" /* INT3 in the guest */
     "mov %rcx, " P(2184) "\n mov %rax, %rcx\n mov %rcx, " P(2176) "\n"
     "mov %rdx, " P(2192) "\n mov %rbx, " P(2200) "\n"
     "mov %rsp, " P(2208) "\n mov %rbp, " P(2216) "\n mov %rsi, " P(2224) "\n mov %rdi, " P(2232) "\n"
@@ -135,6 +136,12 @@ static u8 *code; /* where CF_CODE can be written */
 
 /* --- in the child ------------------------------------------------------------------------------
  */
+
+u32 cf_exit_bytes(u8 *page) {
+    u32 n = (u32)(exit_end - exit_begin);
+    memcpy(page, exit_begin, n);
+    return n;
+}
 
 static struct cf_result *result_now(void) {
     return &shared->batch[shared->work - BATCH_0].r[shared->at];
