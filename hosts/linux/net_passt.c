@@ -40,6 +40,9 @@ static struct net_passt *passt_of(struct net_port *p) {
 /* --- to passt --------------------------------------------------------------------------------- */
 
 static void out_add(struct net_passt *s, const void *data, u32 len) {
+    if (!len) {
+        return;
+    }
     memcpy(s->out + s->out_len, data, len);
     s->out_len += len;
 }
