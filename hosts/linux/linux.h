@@ -100,7 +100,7 @@ struct net_switch_opts {
     const char *name;
     u16 vlan;              /* 1..4094; 0: the ports that name none */
     bool generated_mac;    /* the switch may change it where another machine has it */
-    const char *server[4]; /* arguments with which this program serves the switch */
+    const char *server[4]; /* arguments with which this program serves the switch; NULL: never */
 };
 /* A port of a switch between machines; starts the switch when there is none of this name. */
 int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u8 mac[6],

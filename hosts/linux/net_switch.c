@@ -108,7 +108,7 @@ static int switch_connect(struct net_switch *s, struct err *err) {
             return fd;
         }
         close(fd);
-        if (i % 20 == 0) {
+        if (i % 20 == 0 && s->server[0][0]) {
             server_spawn(s);
         }
         usleep(10000);

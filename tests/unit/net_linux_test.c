@@ -297,8 +297,7 @@ static void *serve(void *arg) {
 
 static struct card *join(u16 vlan, u8 n, bool generated, u8 *mac) {
     struct net_backend *be;
-    const struct net_switch_opts opts = {
-        .name = "unit", .vlan = vlan, .generated_mac = generated, .server = {"true"}};
+    const struct net_switch_opts opts = {.name = "unit", .vlan = vlan, .generated_mac = generated};
     u8 own[6] = {2, 0, 0, 0, 0, n};
     struct err err = {0};
     if (net_switch_open(lh, &opts, own, &be, &err)) {
