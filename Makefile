@@ -114,6 +114,25 @@ unit: $(UNIT_BIN)
 	@TSAN_OPTIONS="suppressions=tests/tsan.supp $$TSAN_OPTIONS" scripts/run_unit.sh $(UNIT_BIN) \
 		$(patsubst %,translator:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN)))
 
+# --- storage: images against qemu-img, and machines that are killed (docs/storage.md) ------------------
+
+POKE := $(BUILD)/tests/storage/poke
+$(POKE): $(POKE).o $(LIBLINUX) $(LIBIMAGE) $(LIBCORE)
+	$(CC) $(OPT) -o $@ $< -Wl,--start-group $(LIBLINUX) $(LIBIMAGE) $(LIBCORE) -Wl,--end-group $(LDLIBS)
+
+# the bounded form, for make test
+.PHONY: storage-test crash-test
+storage-test: all $(POKE)
+	@tests/storage/guest.sh
+	@POKE=$(POKE) tests/storage/run.sh
+
+# the long form: CRASH_BOOTS machines killed, about 12 s each, and 10 moments of each looked at
+CRASH_BOOTS ?= 300
+crash-test: setup-test
+	@$(MAKE) -s all
+	@tests/storage/guest.sh
+	@tests/storage/crash.py --boots $(CRASH_BOOTS) --stops 10
+
 # --- freestanding test guests: tests/guest/NAME.c, one Multiboot image each ------------------------------
 
 GUEST_TESTS := $(patsubst tests/guest/%.c,build/guest-tests/%.elf,$(wildcard tests/guest/*.c)) \
@@ -143,8 +162,8 @@ build/guest-tests/%.elf: tests/guest/m32/%.c $(GUEST_LIB32) $(wildcard tests/gue
 # --- fuzz harnesses: tests/fuzz/NAME_fuzz.c; the corpus in tests/fuzz/corpus/NAME runs as a test ------
 
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
-# lib_chips: the machine without processors; lib_mock: an engine without a guest
-FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o $(BUILD)/tests/unit/lib_mock.o
+# lib_chips: the machine without processors; lib_mock: an engine without a guest; lib_memfile: disks
+FUZZ_LIB := $(BUILD)/tests/unit/lib_chips.o $(BUILD)/tests/unit/lib_mock.o $(BUILD)/tests/unit/lib_memfile.o
 FUZZ_REPLAY := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/tests/fuzz/%_replay,$(FUZZ_SRC))
 
 $(BUILD)/tests/fuzz/%_replay: $(BUILD)/tests/fuzz/%_fuzz.o $(BUILD)/tests/fuzz/replay_main.o $(FUZZ_LIB) $(LIBCMD) $(LIBFAKE) $(LIBLINUX) $(LIBIMAGE) $(LIBSOFT) $(LIBKVM) $(LIBCORE)

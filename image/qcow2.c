@@ -37,7 +37,7 @@ static int features_check(const struct qcow2 *q, struct err *err) {
     }
     if ((q->incompat & QCOW2_INCOMPAT_CORRUPT) && !q->im.readonly) {
         return ERR_SET(err, ERR_FORMAT,
-                       "qcow2: the image is marked as corrupt; open it readonly, or repair it");
+                       "qcow2: the image is marked as corrupt; copy what is in it with readonly");
     }
     return 0;
 }

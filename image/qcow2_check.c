@@ -428,7 +428,8 @@ int qcow2_check(struct image *im, u32 fix, qcow2_say_fn say, void *ctx,
     struct qcow2 *q = qcow2_of(im);
     struct check c = {.q = q, .say = say, .ctx = ctx, .out = out};
     *out = (struct qcow2_check_result){0};
-    int rc = im->readonly ? 0 : tables_commit(q);
+    fix = im->readonly || q->corrupt ? 0 : fix;
+    int rc = im->readonly || q->corrupt ? 0 : tables_commit(q);
     rc = rc ? rc : check_once(&c, true);
     u64 count_errors = out->errors;
     rc = rc ? rc : copied_all(&c, (fix & QCOW2_FIX_ERRORS) && !count_errors);

@@ -179,9 +179,40 @@ static const struct image_file_ops fd_ops = {
 /* --- opening ----------------------------------------------------------------------------------
  */
 
-static int file_lock(int fd, bool readonly) {
-    struct flock lock = {.l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+/*
+ * QEMU's way of sharing image files (block/file-posix.c), so that its tools know what we hold and
+ * we what they hold: a shared lock on byte 100 + p says "I do p", on byte 200 + p "nobody else may
+ * do p"; both are looked for in others after they were taken.
+ */
+enum { LOCK_DO = 100, LOCK_ALONE = 200, PERM_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3, PERMS = 4 };
+
+static int byte_lock(int fd, int byte) {
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+static int byte_test(int fd, int byte) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &lock)) {
+        return -1;
+    }
+    errno = EAGAIN;
+    return lock.l_type == F_UNLCK ? 0 : -1;
+}
+
+static int file_lock(int fd, bool readonly) {
+    u32 alone = BIT(PERM_WRITE) | BIT(PERM_RESIZE);
+    u32 mine = BIT(PERM_READ) | (readonly ? 0 : alone);
+    int rc = 0;
+    for (int p = 0; p < PERMS && !rc; p++) {
+        rc = mine & BIT(p) ? byte_lock(fd, LOCK_DO + p) : 0;
+        rc = !rc && (alone & BIT(p)) ? byte_lock(fd, LOCK_ALONE + p) : rc;
+    }
+    for (int p = 0; p < PERMS && !rc; p++) {
+        rc = mine & BIT(p) ? byte_test(fd, LOCK_ALONE + p) : 0;
+        rc = !rc && (alone & BIT(p)) ? byte_test(fd, LOCK_DO + p) : rc;
+    }
+    return rc;
 }
 
 static int file_size(int fd, const struct stat *st, u64 *size) {

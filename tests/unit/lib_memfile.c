@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CAP_MAX = 1 << 28 };
+enum { CAP_MAX = 1 << 26 };
 
 static struct memfile *mem_of(struct image_file *f) {
     return CONTAINER_OF(f, struct memfile, file);

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk rows of the benchmark table, natively on a file and in guests on a disk: 4 KiB random
+ * reads one at a time and from 8 threads, sequential reads and writes of 1 MiB, all past the page
+ * cache (O_DIRECT), and a 4 KiB write with fdatasync. Each for SECONDS. Prints "row NAME VALUE
+ * UNIT".
+ *
+ * usage: disk FILE SIZE_MIB SECONDS
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SMALL = 4096, LARGE = 1 << 20, THREADS = 8 };
+
+static int fd;
+static uint64_t size;
+static double budget;
+
+static double now(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static void *buffer(void) {
+    void *p = NULL;
+    if (posix_memalign(&p, 4096, LARGE)) {
+        die("memory");
+    }
+    memset(p, 0x5a, LARGE);
+    return p;
+}
+
+static void *random_reads(void *arg) {
+    uint64_t x = 88172645463325252ull + (uintptr_t)arg * 977, done = 0;
+    void *buf = buffer();
+    for (double end = now() + budget; now() < end;) {
+        for (int i = 0; i < 16; i++, done++) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            if (pread(fd, buf, SMALL, (off_t)(x % (size / SMALL) * SMALL)) != SMALL) {
+                die("read");
+            }
+        }
+    }
+    free(buf);
+    return (void *)(uintptr_t)done;
+}
+
+static void row_random(const char *name, uintptr_t threads) {
+    pthread_t t[THREADS];
+    uintptr_t sum = 0;
+    double begin = now();
+    for (uintptr_t i = 0; i < threads; i++) {
+        pthread_create(&t[i], NULL, random_reads, (void *)i);
+    }
+    for (uintptr_t i = 0; i < threads; i++) {
+        void *done;
+        pthread_join(t[i], &done);
+        sum += (uintptr_t)done;
+    }
+    printf("row %s %.1f IOPS\n", name, (double)sum / (now() - begin));
+    fflush(stdout);
+}
+
+static void row_sequential(const char *name, int write) {
+    void *buf = buffer();
+    uint64_t at = 0, done = 0;
+    double begin = now();
+    while (now() < begin + budget) {
+        ssize_t n = write ? pwrite(fd, buf, LARGE, (off_t)at) : pread(fd, buf, LARGE, (off_t)at);
+        if (n != LARGE) {
+            die(name);
+        }
+        done += LARGE;
+        at = at + 2 * LARGE > size ? 0 : at + LARGE;
+    }
+    printf("row %s %.1f MiB/s\n", name, (double)done / (now() - begin) / LARGE);
+    fflush(stdout);
+    free(buf);
+}
+
+static void row_fsync(const char *name) {
+    void *buf = buffer();
+    uint64_t n = 0, x = 12345;
+    double begin = now();
+    while (now() < begin + budget) {
+        x = x * 6364136223846793005ull + 1442695040888963407ull;
+        if (pwrite(fd, buf, SMALL, (off_t)((x >> 33) % (size / SMALL) * SMALL)) != SMALL ||
+            fdatasync(fd)) {
+            die(name);
+        }
+        n++;
+    }
+    printf("row %s %.1f us\n", name, (now() - begin) / (double)n * 1e6);
+    fflush(stdout);
+    free(buf);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) {
+        return 2;
+    }
+    size = strtoull(argv[2], NULL, 10) << 20;
+    budget = strtod(argv[3], NULL);
+    fd = open(argv[1], O_RDWR | O_DIRECT);
+    if (fd < 0) {
+        die(argv[1]);
+    }
+    row_sequential("seq-write-new", 1);
+    row_sequential("seq-write", 1);
+    row_sequential("seq-read", 0);
+    row_random("rand-read-1", 1);
+    row_random("rand-read-8", THREADS);
+    row_fsync("fsync");
+    return 0;
+}

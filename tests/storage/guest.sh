@@ -1,0 +1,24 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: tests/storage/guest.sh
+# Makes build/tests/storage/initrd.img: the test guest with tests/storage/load.c and bench/disk.c in it.
+set -eu
+cd "$(dirname "$0")/../.."
+. guests/lib.sh
+out=build/tests/storage
+mkdir -p "$out"
+guests/linux/build.sh cloud-amd64
+if [ -f "$out/initrd.img" ] && [ "$out/initrd.img" -nt tests/storage/load.c ] &&
+    [ "$out/initrd.img" -nt bench/disk.c ] && [ "$out/initrd.img" -nt guests/linux/init ]; then
+    exit 0
+fi
+gcc -O2 -static -o "$out/load" tests/storage/load.c
+gcc -O2 -static -pthread -o "$out/disk" bench/disk.c
+root=$(mktemp -d "$GUESTS/root.XXXXXX")
+busybox_root "$root"
+copy_modules cloud-amd64 "$root" virtio_pci virtio_blk
+cp guests/linux/init "$root/init"
+cp "$out/load" "$out/disk" "$root/bin/"
+chmod 755 "$root" "$root/init"
+pack_initramfs "$root" "$out/initrd.img"
+rm -rf "$root"
