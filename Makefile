@@ -3,6 +3,7 @@
 #   make            build/sosia
 #   make run        set up, build, boot a Linux guest to a shell
 #   make test       set up, run every test
+#   make stress     programs that are hard on a monitor, for long
 #   make bench      measure against QEMU and native
 #   make tidy       clang-tidy
 #   make fuzz       each fuzz harness with libFuzzer for FUZZ_SECONDS
@@ -264,6 +265,14 @@ test: setup-test
 bench: setup-bench
 	@$(MAKE) -s -j$$(nproc) all
 	@bench/run.sh
+
+# The long form of the stage of that name: every program for 15 seconds, more of stress-ng's classes,
+# with 1, 2 and 4 processors; about 45 minutes.
+.PHONY: stress
+stress: setup-test
+	@$(MAKE) -s -j$$(nproc) all
+	@tests/stress/build.sh
+	@tests/stress/run.py --long --translator on
 
 .PHONY: format
 format:

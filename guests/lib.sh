@@ -110,3 +110,14 @@ deb_root() {
     ln -sf bash "$_into/bin/sh"
     mkdir -p "$_into/proc" "$_into/sys" "$_into/dev" "$_into/tmp" "$_into/root"
 }
+
+# in_root DIR COMMAND...: runs a program of a guest's root folder natively.
+in_root() {
+    _dir=$1
+    shift
+    if [ "$(id -u)" -eq 0 ]; then
+        chroot "$_dir" "$@"
+    else
+        unshare -Ur chroot "$_dir" "$@"
+    fi
+}

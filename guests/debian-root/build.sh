@@ -77,6 +77,8 @@ mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/run" "$root/ext
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
 echo '127.0.0.1 localhost' >"$root/etc/hosts"
+# natively some programs want this one; a file will do where devices cannot be made
+mknod -m 666 "$root/dev/null" c 1 3 2>/dev/null || : >"$root/dev/null"
 chmod 755 "$root"
 chmod 1777 "$root/tmp"
 
