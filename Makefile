@@ -113,7 +113,8 @@ $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB) $(LIBFAKE) $(LIBCMD) 
 unit-bin: $(UNIT_BIN)
 unit: $(UNIT_BIN)
 	@TSAN_OPTIONS="suppressions=tests/tsan.supp $$TSAN_OPTIONS" scripts/run_unit.sh $(UNIT_BIN) \
-		$(patsubst %,translator:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN)))
+		$(patsubst %,translator:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN))) \
+		$(patsubst %,verify:%,$(filter $(BUILD)/tests/unit/soft_%,$(UNIT_BIN)))
 
 # --- storage: images against qemu-img, and machines that are killed (docs/storage.md) ------------------
 

@@ -13,7 +13,13 @@
 #define SOSIA_VERSION "0.1.0"
 
 /* Exit statuses of the command; with --test-devices also what isa-debug-exit gives. */
-enum { EXIT_GUEST_OFF = 0, EXIT_FAILURE_OTHER = 1, EXIT_BAD_INPUT = 2, EXIT_GUEST_CRASH = 3 };
+enum {
+    EXIT_GUEST_OFF = 0,
+    EXIT_FAILURE_OTHER = 1,
+    EXIT_BAD_INPUT = 2,
+    EXIT_GUEST_CRASH = 3,
+    EXIT_DIVERGED = 4
+};
 
 enum { OPT_MAX_DISKS = 16, OPT_MAX_MODULES = 32, OPT_MAX_NETS = 8, OPT_STRINGS = 128 };
 
@@ -70,6 +76,7 @@ void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* The verbs. Each returns the exit status of the process. */
 int cmd_run(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_image(int argc, char **argv);

@@ -18,6 +18,7 @@ static int cmd_help(int argc, char **argv);
 
 static const struct verb verbs[] = {
     {"run", cmd_run, "run a virtual machine"},
+    {"verify", cmd_verify, "run a machine, translated code in lock-step with the interpreter"},
     {"image", cmd_image, "make, check, convert and resize disk images"},
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
     {"switch", cmd_switch, "show the ports of a switch between machines"},

@@ -353,6 +353,17 @@ static void print_stats(struct run *r) {
     complain("stats: %llu KiB of memory beside guest RAM", (unsigned long long)own_memory_kib());
 }
 
+/* What lock-step mode has seen; returns the exit status. */
+static int report_verify(struct run *r, int status) {
+    struct vm *vm = pc_vm(r->pc);
+    struct engine_stats s = {0};
+    r->engine->stats(vm->engine_vcpus[0], &s);
+    complain("verify: %llu windows, %llu instructions compared, %llu unclear, %llu differences",
+             (unsigned long long)s.verify.windows, (unsigned long long)s.verify.instructions,
+             (unsigned long long)s.verify.unclear, (unsigned long long)s.verify.divergences);
+    return s.verify.divergences ? EXIT_DIVERGED : status;
+}
+
 /* What the person is told when the machine has ended; an ordinary end needs no words. */
 static int report_end(struct run *r, const struct vm_stop *stop) {
     if (stop->reason == STOP_TRIPLE_FAULT || stop->reason == STOP_ERROR) {
@@ -397,6 +408,9 @@ int cmd_run(int argc, char **argv) {
         gdb_server_exited(r->gdb, stop.code);
         if (r->o.stats) {
             print_stats(r);
+        }
+        if (r->o.translator.verify) {
+            stop.code = report_verify(r, stop.code);
         }
     }
     bool quiet = r->o.quiet;

@@ -34,6 +34,7 @@ enum option_id {
     OPT_STATS,
     OPT_TRANSLATOR,
     OPT_CODE_CACHE,
+    OPT_VERIFY,
     OPT_HELP,
 };
 
@@ -60,6 +61,7 @@ static const struct option long_options[] = {
     {"stats", no_argument, NULL, OPT_STATS},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
+    {"verify", optional_argument, NULL, OPT_VERIFY},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -103,9 +105,12 @@ static const char help_text[] =
     "  --stats                  print counters of the run at its end\n"
     "  --translator on|off      soft engine: translate hot code (default off)\n"
     "  --code-cache MIB         soft engine: room for translated code per CPU (default 16)\n"
+    "  --verify[=N]             soft engine: run translated code in lock-step with the "
+    "interpreter\n"
+    "                           (one of N times it is entered); one CPU\n"
     "  --help                   this text\n\n"
     "Exit status: 0 guest powered off or reset, 1 the host failed, 2 bad usage or input,\n"
-    "3 guest crashed (triple fault) or the machine cannot go on.\n";
+    "3 guest crashed (triple fault) or the machine cannot go on, 4 --verify found a difference.\n";
 
 int parse_size(const char *text, u64 *bytes) {
     char *end;
@@ -279,6 +284,16 @@ static int parse_code_cache(struct run_options *o, const char *arg, struct err *
     return 0;
 }
 
+static int parse_verify(struct run_options *o, const char *arg, struct err *err) {
+    char *end;
+    unsigned long period = arg ? strtoul(arg, &end, 10) : 1;
+    if (arg && (*end || end == arg || period < 1 || period > 1000000)) {
+        return ERR_SET(err, ERR_INVAL, "--verify=%s: not a number from 1 to 1000000", arg);
+    }
+    o->translator.verify = (u32)period;
+    return 0;
+}
+
 static int parse_rng(struct run_options *o, const char *arg, struct err *err) {
     if (strcmp(arg, "on") && strcmp(arg, "off")) {
         return ERR_SET(err, ERR_INVAL, "--rng %s: not on or off", arg);
@@ -337,6 +352,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_translator(o, arg, err);
     case OPT_CODE_CACHE:
         return parse_code_cache(o, arg, err);
+    case OPT_VERIFY:
+        return parse_verify(o, arg, err);
     case OPT_QUIET:
         o->quiet = true;
         return 0;
@@ -367,6 +384,9 @@ static int check_complete(const struct run_options *o, struct err *err) {
     }
     if (!strcmp(o->console, "stdio") && !strcmp(o->virtio_console, "stdio")) {
         return ERR_SET(err, ERR_INVAL, "--console and --virtio-console cannot both be stdio");
+    }
+    if (o->translator.verify && (o->cpus != 1 || o->engine != ENGINE_SOFT)) {
+        return ERR_SET(err, ERR_INVAL, "--verify needs the software engine and one CPU");
     }
     if (!o->memory || o->memory % PAGE_SIZE || o->memory < MACHINE_MIN_MEMORY ||
         o->memory > MACHINE_MAX_MEMORY) {
@@ -406,6 +426,10 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
     }
     if (!rc && optind < argc) {
         rc = ERR_SET(err, ERR_INVAL, "%s: not an option; see `sosia run --help`", argv[optind]);
+    }
+    if (o->translator.verify) {
+        o->translator.on = true;
+        o->engine = o->engine == ENGINE_AUTO ? ENGINE_SOFT : o->engine;
     }
     return rc ? rc : check_complete(o, err);
 }

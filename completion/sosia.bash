@@ -4,13 +4,13 @@ _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
         --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --translator
-        --code-cache --help"
+        --code-cache --verify --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run cpu version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run verify cpu version help --help --version" -- "$cur")
         return
     fi
-    [ "${COMP_WORDS[1]}" = run ] || return
+    case ${COMP_WORDS[1]} in run | verify) ;; *) return ;; esac
     case $prev in
     --kernel | --initrd | --config | --disk | --module) compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;

@@ -1,17 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: run_unit.sh [translator:]PROGRAM...
-# Runs cmocka programs one after another, with "translator:" on the software engine's translator. Prints the output of those that fail, and a last line
+# usage: run_unit.sh [translator:|verify:]PROGRAM...
+# Runs cmocka programs one after another, with "translator:" on the software engine's translator, with
+# "verify:" in lock-step with the interpreter. Prints the output of those that fail, and a last line
 # "unit: N passed, N failed, N skipped" that counts single tests.
 passed=0
 failed=0
 skipped=0
 for program in "$@"; do
-    if [ "${program%%:*}" = translator ]; then
-        out=$(SOSIA_TEST_TRANSLATOR=1 timeout 600 "${program#*:}" 2>&1)
-    else
-        out=$(timeout 600 "$program" 2>&1)
-    fi
+    case $program in
+    translator:*) out=$(SOSIA_TEST_TRANSLATOR=1 timeout 600 "${program#*:}" 2>&1) ;;
+    verify:*) out=$(SOSIA_TEST_TRANSLATOR=verify timeout 600 "${program#*:}" 2>&1) ;;
+    *) out=$(timeout 600 "$program" 2>&1) ;;
+    esac
     status=$?
     p=$(printf '%s\n' "$out" | grep -c '^\[       OK \]')
     f=$(printf '%s\n' "$out" | grep '^\[  FAILED  \] [a-z]' | sort -u | wc -l)

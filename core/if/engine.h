@@ -41,6 +41,8 @@ struct engine_vm {
         bool on;
         u32 heat;      /* executions before a block is translated; 0: a good value */
         u32 cache_mib; /* room for generated code per vCPU; 0: a good value */
+        u32 verify;    /* lock-step with the interpreter: one of so many entries of generated code
+                          is checked; 0: none. One vCPU only. */
     } translator;
     struct engine_vcpu **vcpus; /* vcpu_count of them, filled before the first run */
     void *priv;
@@ -140,6 +142,12 @@ struct engine_stats {
             u64 count;
         } step_top[8]; /* the most frequent of the steps */
     } tr;
+    /* Of lock-step mode; 0 where it is off. */
+    struct engine_verify_stats {
+        u64 windows, instructions; /* compared; of the interpreter */
+        u64 unclear;               /* windows in which a device wrote memory and registers differ */
+        u64 divergences;
+    } verify;
 };
 
 struct engine_ops {

@@ -39,6 +39,7 @@ struct soft_block {
     bool crosses; /* one instruction over a page end: second_* count too */
     bool cached;  /* found by hash; others are run once */
     bool tr_no;   /* cannot be translated */
+    u8 repeat;    /* lock-step: may its instruction be executed twice? (verify.c) */
     u16 heat;     /* executions by the interpreter */
     u32 tr;       /* first of its translations, as index + 1 (tr.h) */
     u64 gpa, key;

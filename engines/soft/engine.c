@@ -12,6 +12,7 @@
 #include "engines/soft/tlb.h"
 #include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
+#include "engines/soft/verify.h"
 
 /* --- the machine's clock -----------------------------------------------------------------------
  */
@@ -232,6 +233,7 @@ static void soft_vcpu_destroy(struct engine_vcpu *ev) {
     if (c->vec) {
         soft_vec_destroy(c, vm->host);
     }
+    soft_verify_destroy(c);
     soft_tr_destroy(c);
     soft_cache_destroy(c);
     soft_tlb_destroy(c);
@@ -249,6 +251,9 @@ static int vcpu_parts(struct soft_vcpu *c) {
     }
     if (!r && c->vm->ev->translator.on) {
         r = soft_tr_create(c);
+    }
+    if (!r && c->tr && c->vm->ev->translator.verify && c->vm->ev->vcpu_count == 1) {
+        r = soft_verify_create(c);
     }
     return r;
 }
@@ -294,6 +299,9 @@ static void soft_kick(struct engine_vcpu *ev) {
 static void soft_stats(struct engine_vcpu *ev, struct engine_stats *stats) {
     *stats = soft_of(ev)->stats;
     soft_tr_stats(soft_of(ev), &stats->tr);
+    if (soft_of(ev)->verify) {
+        stats->verify = soft_of(ev)->verify->stats;
+    }
 }
 
 /* --- state -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 #include "engines/soft/look.h"
 
 #include "engines/soft/engine.h"
+#include "engines/soft/verify.h"
 
 #define FILL_LARGE (PHYS_2M | PHYS_1G)
 
@@ -150,6 +151,9 @@ bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, 
     set->addend[slot] = e->addend;
     set->read[slot] = e->read == page ? tag_of(page) : 0;
     set->write[slot] = e->write == page ? tag_of(page) : 0;
+    if (UNLIKELY(c->verify) && set->write[slot]) {
+        soft_verify_looked(c, &set->write[slot]);
+    }
     return true;
 }
 

@@ -13,6 +13,7 @@
 #include "core/if/callout.h"
 #include "engines/soft/block.h"
 #include "engines/soft/smc.h"
+#include "engines/soft/verify.h"
 
 static bool is_canonical(u64 a) {
     return (u64)((s64)(a << 16) >> 16) == a;
@@ -32,6 +33,9 @@ static void resolve(struct soft_vcpu *c, u64 linear, u32 size, enum access acces
     at->rom = phys & PHYS_ROM;
     at->slow = write && (e->write & TLB_SLOW);
     at->entry = e;
+    if (UNLIKELY(c->verify)) {
+        soft_verify_access(c, write, at);
+    }
 }
 
 /* Intel SDM volume 3, table 6-7. 10 bytes: x87; 14, 94 and 28, 108: its environment and state. */
@@ -281,7 +285,8 @@ void *soft_lin_ptr(struct soft_vcpu *c, u64 linear, u32 size, enum access access
     }
     struct tlb_entry *e = tlb_slot(c->tlb->now->set[mmu].e, linear);
     u64 tag = access == ACCESS_READ ? e->read : access == ACCESS_EXEC ? e->exec : e->write;
-    if (LIKELY(tag == (linear & ~PAGE_MASK)) && LIKELY(!c->align_check)) {
+    if (LIKELY(tag == (linear & ~PAGE_MASK)) && LIKELY(!c->align_check) &&
+        LIKELY(!soft_verify_shadow(c))) {
         return (void *)(uintptr_t)(linear + e->addend);
     }
     struct mem_span span;

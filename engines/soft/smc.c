@@ -15,6 +15,7 @@
 #include "engines/soft/block.h"
 #include "engines/soft/tlb.h"
 #include "engines/soft/tr.h"
+#include "engines/soft/verify.h"
 
 enum { QUIET_STORES = 24, SPINS = 200 };
 
@@ -251,6 +252,7 @@ bool smc_written(struct soft_vcpu *c, u64 gpa, u32 size) {
 void smc_device_wrote(void *ctx, u64 gpa, u64 size) {
     struct soft_vm *vm = ctx;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    soft_verify_external(vm, gpa, size);
     while (size) {
         u64 n = MIN(size, PAGE_SIZE - (gpa & PAGE_MASK));
         struct smc_page *page = smc_page_of(vm, gpa);

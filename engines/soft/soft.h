@@ -160,11 +160,13 @@ struct soft_vcpu {
     struct tr_jump {   /* indirect jumps: rip -> generated code (tr_jump_of) */
         u64 rip, host;
     } tr_jump[1 << 14] ALIGNED(32);
-    u64 *tr_seen; /* tr_page.c: of the present address space */
+    u64 *tr_seen;    /* tr_page.c: of the present address space */
+    u8 tr_turns[16]; /* lock-step: the trace entered n-th stores byte n to the request word */
 
-    struct soft_tlb *tlb;     /* tlb.h */
-    struct soft_cache *cache; /* block.h */
-    struct soft_vec *vec;     /* vec.h */
+    struct soft_tlb *tlb;       /* tlb.h */
+    struct soft_cache *cache;   /* block.h */
+    struct soft_vec *vec;       /* vec.h */
+    struct soft_verify *verify; /* verify.h; NULL: translated code is not checked */
 };
 
 /* Why the run loop is left after the current block. */
@@ -176,6 +178,9 @@ struct soft_vcpu {
 #define SOFT_REQ_PURGE BIT(1) /* forget write translations (smc.c) */
 #define SOFT_REQ_STOP  BIT(2) /* another vCPU wants to be alone */
 #define SOFT_REQ_CODE  BIT(3) /* translated code is outdated (tr.c) */
+/* In the uppermost byte, which only the vCPU's thread writes, by plain stores of that byte. */
+#define SOFT_REQ_TURN  BIT(24) /* lock-step: no further trace is to be entered (verify.c) */
+#define SOFT_REQ_OTHER (BIT(24) - 1)
 
 /* --- the run loop, time (run.c, engine.c) ------------------------------------------------------
  */

@@ -315,7 +315,7 @@ static u64 scas_chunk(struct soft_vcpu *c, const struct uop *u, u64 max, bool *s
 
 static bool gives_way(const struct soft_vcpu *c) {
     return c->one || c->leave || __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED) ||
-           __atomic_load_n(&c->request, __ATOMIC_RELAXED);
+           (__atomic_load_n(&c->request, __ATOMIC_RELAXED) & SOFT_REQ_OTHER);
 }
 
 /* With 32-bit addresses the upper half of RCX is cleared, and by MOVS and STOS those of the

@@ -17,6 +17,7 @@
 #include "engines/soft/smc.h"
 #include "engines/soft/tr.h"
 #include "engines/soft/vec.h"
+#include "engines/soft/verify.h"
 
 /* --- contexts ----------------------------------------------------------------------------------
  */
@@ -123,7 +124,8 @@ void soft_derived_update(struct soft_vcpu *c) {
     c->cs_base = mode64 ? 0 : c->s.seg[SEG_CS].base;
     c->cs_limit = mode64 ? UINT64_MAX : c->s.seg[SEG_CS].limit;
     c->addr_mask = mode64 ? UINT64_MAX : UINT32_MAX;
-    c->dtlb = c->align_check ? c->tlb->empty : ctx->set[c->mmu].e;
+    bool slow = c->align_check || soft_verify_shadow(c);
+    c->dtlb = slow ? c->tlb->empty : ctx->set[c->mmu].e;
     c->itlb = ctx->set[c->cpl == 3 ? MMU_USER : MMU_SYS].e;
     c->mmu_ac[0] = c->mmu_implicit;
     c->mmu_ac[1] = MMU_SYS;
@@ -206,6 +208,9 @@ static void entry_fill(struct soft_vcpu *c, struct tlb_set *set, u32 i, u64 line
     bool writable = w->write && ((phys & PHYS_MMIO) || dirty_allows(c, phys, write));
     e->write = writable ? page | slow_write : TLB_NONE;
     e->exec = w->exec ? page | (phys & PHYS_MMIO ? TLB_SLOW : 0) : TLB_NONE;
+    if (UNLIKELY(c->verify) && e->write == page) {
+        soft_verify_opened(c, e, phys);
+    }
 }
 
 static struct walk_env walk_env_of(const struct soft_vcpu *c) {
@@ -225,7 +230,10 @@ static struct tlb_entry *tlb_miss(struct soft_vcpu *c, u64 linear, enum access a
     struct walk_env env = walk_env_of(c);
     struct walk_result w;
     u32 flags = mmu == MMU_USER ? (u32)WALK_USER : mmu == MMU_SMAP ? (u32)WALK_SMAP : 0;
-    if (walk_linear(c->vm->ram, &env, linear, (enum walk_access)kind[access], flags, &w)) {
+    soft_verify_walking(c, true);
+    int rc = walk_linear(c->vm->ram, &env, linear, (enum walk_access)kind[access], flags, &w);
+    soft_verify_walking(c, false);
+    if (rc) {
         soft_page_fault(c, linear, w.error);
     }
     struct tlb_context *ctx = c->tlb->now;

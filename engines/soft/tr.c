@@ -17,6 +17,7 @@
 #include "core/if/mutex.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/vec.h"
+#include "engines/soft/verify.h"
 
 enum {
     HEAT = 16,
@@ -555,8 +556,7 @@ static bool again(struct soft_vcpu *c, const struct tr_exit *e, const u8 **code)
     return true;
 }
 
-/* Runs generated code; returns the exit that was taken, 0 when it is not to be joined. */
-static u32 enter(struct soft_vcpu *c, const u8 *code) {
+u32 tr_enter(struct soft_vcpu *c, const u8 *code) {
     struct soft_tr *t = c->tr;
     u32 exit;
     const struct tr_exit *e;
@@ -600,6 +600,10 @@ static void interpret(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     c->uop = b->uop;
     c->stats.instructions += b->count;
     b->uop[0].fn(c, b->uop);
+}
+
+static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
+    return UNLIKELY(c->verify) ? soft_verify_enter(c, code) : tr_enter(c, code);
 }
 
 /* Runs what is at next_rip by way of its block. exit: how generated code was left, or 0. */

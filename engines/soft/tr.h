@@ -85,7 +85,8 @@ struct tr_exit {
     u32 next_in;  /* EDGE: chain of those joined to the same block; STEP: index of its block */
     u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
     u8 kind, access, entry;
-    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
+    bool dead_flags; /* STEP: those in c->tr_flags may be older ones that nobody will look at */
+    u8 len;          /* STEP: of the instruction; MISS: must the address be aligned? */
     /* MISS: the linear address, from guest registers as they are at the exit */
     u8 ea_kind, ea_base, ea_index, ea_shift;
     s32 ea_disp;
@@ -105,6 +106,7 @@ struct tr_block {
     u64 second_gpa;               /* the page in which the first instruction ends */
     const u32 *second_generation; /* NULL: it is one page */
     u32 second_seen;
+    u16 live; /* flags that matter at its start */
     bool dead;
 };
 
@@ -311,6 +313,9 @@ void tr_stubs(struct soft_tr *t);
 u32 tr_miss_call(struct soft_vcpu *c, u64 r15); /* non-zero: leave generated code */
 u32 tr_step_call(struct soft_vcpu *c);
 bool tr_host_fault(struct host_fault *fault);
+/* Runs generated code from an entry; returns the exit that was taken, 0 when it is not to be
+ * joined. */
+u32 tr_enter(struct soft_vcpu *c, const u8 *code);
 void tr_flags_home(struct soft_vcpu *c); /* tr_flags -> aflags */
 void tr_flags_out(struct soft_vcpu *c);  /* aflags -> tr_flags */
 

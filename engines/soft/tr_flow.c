@@ -100,6 +100,13 @@ static void page_check(struct soft_tr *t, u32 slot, u32 self) {
     tr_fix(t, tr_jcc(t, 5), self);
 }
 
+/* Lock-step: the next byte of tr_turns to the request word. Keeps flags. */
+static void put_turn(struct soft_tr *t) {
+    tr_gs_load(t, H_TEMP, C_OFF(tr_turns) + 1);
+    tr_gs_store(t, H_TEMP, C_OFF(tr_turns));
+    tr_gs(t, false, 0x88, H_TEMP, C_OFF(request) + 3);
+}
+
 void tr_entries(struct soft_tr *t, u16 live) {
     struct tr_block *b = &t->blocks[t->block];
     u32 self = t->used, to_body = 0;
@@ -112,6 +119,7 @@ void tr_entries(struct soft_tr *t, u16 live) {
     } else if (live) {
         to_body = entry_r(t, self);
     }
+    b->live = live;
     b->entry[ENTRY_X] = b->entry[ENTRY_P] = t->used;
     page_check(t, b->slot, self);
     b->entry[ENTRY_M] = t->used;
@@ -127,6 +135,9 @@ void tr_entries(struct soft_tr *t, u16 live) {
         b->entry[ENTRY_R] = b->entry[ENTRY_M];
     }
     t->saved = false;
+    if (t->c->verify) {
+        put_turn(t);
+    }
 }
 
 /* --- jumps -------------------------------------------------------------------------------------
@@ -195,7 +206,9 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
 }
 
 void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count) {
-    tr_late_new(t, LATE_STEP, step_exit(t, i, false), 0, t->used);
+    u32 exit = step_exit(t, i, false);
+    t->exits[exit].dead_flags = true;
+    tr_late_new(t, LATE_STEP, exit, 0, t->used);
     memcpy(t->late[t->late_count - 1].from, from, count * sizeof(*from));
 }
 

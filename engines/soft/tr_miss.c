@@ -4,6 +4,7 @@
  * are in c->s.gpr here, flags in c->tr_flags; a fault unwinds to the run loop as from any handler.
  */
 #include "engines/soft/tr.h"
+#include "engines/soft/verify.h"
 
 void tr_flags_home(struct soft_vcpu *c) {
     c->aflags = (c->tr_flags >> 8 & 0xff) | (c->tr_flags & 1) << 11;
@@ -14,7 +15,7 @@ void tr_flags_out(struct soft_vcpu *c) {
 }
 
 static bool wanted(const struct soft_vcpu *c) {
-    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED);
+    return c->leave | (__atomic_load_n(&c->request, __ATOMIC_RELAXED) & SOFT_REQ_OTHER);
 }
 
 static bool is_canonical(u64 a) {
@@ -98,6 +99,10 @@ u32 tr_step_call(struct soft_vcpu *c) {
     c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
     struct soft_block *b = t->singles[e->next_in];
     stand_at(c, e->rip);
+    if (UNLIKELY(c->verify) && !soft_verify_may_step(c, e)) {
+        t->force = true;
+        return 1;
+    }
     c->block = b;
     c->uop = b->uop;
     t->stats.steps++;

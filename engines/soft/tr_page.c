@@ -69,9 +69,10 @@ u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page) {
     }
 }
 
-static bool page_is(struct soft_vcpu *c, u64 page, u64 gpa, u32 slot) {
+/* linear: the address that a fault shows */
+static bool page_is(struct soft_vcpu *c, u64 linear, u64 gpa, u32 slot) {
     u64 phys;
-    soft_tlb_get(c, page, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    soft_tlb_get(c, linear, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
     if ((phys & PHYS_MMIO) || (gpa ^ phys) >> PAGE_SHIFT) {
         return false;
     }
@@ -81,7 +82,7 @@ static bool page_is(struct soft_vcpu *c, u64 page, u64 gpa, u32 slot) {
 
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b) {
     u64 page = b->rip & ~PAGE_MASK;
-    if (b->dead || b->key != c->mode_key || !page_is(c, page, b->gpa, b->slot)) {
+    if (b->dead || b->key != c->mode_key || !page_is(c, b->rip, b->gpa, b->slot)) {
         return false;
     }
     return !b->second_generation || page_is(c, page + PAGE_SIZE, b->second_gpa, b->second_slot);

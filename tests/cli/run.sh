@@ -82,6 +82,9 @@ refuse 'memory' run --kernel "$KERNEL" --memory 99999999999999999999G
 refuse 'cpus' run --kernel "$KERNEL" --cpus 0
 refuse 'cpus' run --kernel "$KERNEL" --cpus 65
 refuse 'cpus' run --kernel "$KERNEL" --cpus two
+refuse 'verify.*one CPU' run --kernel "$KERNEL" --verify --cpus 2
+refuse 'verify.*software engine' run --kernel "$KERNEL" --verify --engine kvm
+refuse 'verify=0' run --kernel "$KERNEL" --verify=0
 refuse 'engine' run --kernel "$KERNEL" --engine warp
 refuse 'trace' run --kernel "$KERNEL" --trace everything-else
 refuse 'console' run --kernel "$KERNEL" --console printer
@@ -126,6 +129,15 @@ cat >"$tmp/good.json" <<JSON
 JSON
 out=$(timeout 120 "$SOSIA" run --engine soft --config "$tmp/good.json" </dev/null 2>&1)
 if [ $? -eq 0 ] && echo "$out" | grep -q 'cpus 2'; then ok; else bad "good config: $(echo "$out" | tail -5)"; fi
+
+# Lock-step of translated code and interpreter over a boot, one of 4 entries of translated code.
+out=$(timeout 250 "$SOSIA" verify "$KERNEL" "$INITRD" --verify=4 --cmdline 'console=ttyS0 quiet sosia.run="uname -m"' \
+    </dev/null 2>&1)
+if [ $? -eq 0 ] && echo "$out" | grep -q x86_64 && echo "$out" | grep -q 'verify: .* 0 differences'; then
+    ok
+else
+    bad "sosia verify: $(echo "$out" | tail -60)"
+fi
 
 # Closed standard streams: nothing that is opened later takes their place, least of all the disk.
 truncate -s 1M "$tmp/disk"

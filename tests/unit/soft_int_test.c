@@ -474,7 +474,7 @@ static void test_programs(void **state) {
     static u8 ram[RAM_BYTES], code[PROGRAM_BYTES + 64];
     u32 faults = 0;
     (void)state;
-    setenv("SOSIA_TEST_TRANSLATOR", "1", 1);
+    setenv("SOSIA_TEST_TRANSLATOR", "1", 0);
     struct sm *first = m, *second = sm_create();
     for (u32 k = 0; k < PROGRAMS; k++) {
         struct insn none = {0};

@@ -213,10 +213,13 @@ static inline void sm_signals(enum sm_signals what) {
     have = true;
 }
 
-/* With SOSIA_TEST_TRANSLATOR in the environment all code is translated at once. */
+/* With SOSIA_TEST_TRANSLATOR in the environment all code is translated at once; when it is
+ * "verify", in lock-step with the interpreter. */
 static inline struct engine_translator sm_translator(void) {
-    bool on = getenv("SOSIA_TEST_TRANSLATOR") != NULL;
-    return (struct engine_translator){.on = on, .heat = 1, .cache_mib = 1};
+    const char *how = getenv("SOSIA_TEST_TRANSLATOR");
+    u32 verify = how && !strcmp(how, "verify");
+    return (struct engine_translator){
+        .on = how != NULL, .heat = 1, .cache_mib = 1, .verify = verify};
 }
 
 static inline struct sm *sm_create(void) {
@@ -399,6 +402,10 @@ static inline enum exit_kind sm_more(struct sm *m) {
     }
     if (rc || m->vm.ops->state_get(&m->vcpu, STATE_ALL, &m->s)) {
         sm_fail("run failed");
+    }
+    if (m->exit.kind == EXIT_ERROR) { /* lock-step found a difference */
+        fputs(m->fake->log, stderr);
+        sm_fail(m->exit.error.text);
     }
     return m->exit.kind;
 }
