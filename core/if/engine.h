@@ -124,6 +124,18 @@ struct engine_debug {
     u64 dr7; /* 0: no hardware breakpoints */
 };
 
+/* Why translated code was left for the run loop. */
+enum engine_tr_left {
+    ENGINE_TR_EXCEPTION, /* of the processor, in a copied instruction */
+    ENGINE_TR_EDGE,      /* a direct jump that was not joined to its target yet, or may not be */
+    ENGINE_TR_ENTRY,     /* a trace was not entered: request, page or mode not checked */
+    ENGINE_TR_INDIRECT,  /* the target of a return or indirect jump was not in the table */
+    ENGINE_TR_SLOW,      /* an access that the interpreter has to make */
+    ENGINE_TR_STEP,      /* behind an instruction of the interpreter */
+    ENGINE_TR_STEP_END,  /* likewise, one that always may go elsewhere */
+    ENGINE_TR_LEFT
+};
+
 struct engine_stats {
     u64 instructions; /* 0 where not counted; of translated code only what was interpreted */
     u64 exits;
@@ -133,10 +145,13 @@ struct engine_stats {
     struct engine_tr_stats {
         u64 blocks, bytes_in, bytes_out; /* translated, guest bytes, code made of them */
         u64 entries;                     /* of translated code by the run loop */
+        u64 cold;                        /* blocks that the run loop left to the interpreter */
+        u64 left[ENGINE_TR_LEFT];        /* why translated code was left, see below */
         u64 misses;                      /* of the inline translation cache */
         u64 slow;                        /* accesses left to the interpreter */
         u64 steps;                       /* single instructions done by the interpreter */
         u64 links, kills, flushes;       /* jumps joined; blocks outdated; caches emptied */
+        u64 evictions;                   /* regions of the cache emptied to make room */
         struct {
             u16 id; /* enum insn_id */
             u64 count;

@@ -50,15 +50,20 @@ void soft_cache_destroy(struct soft_vcpu *c) {
     c->cache = NULL;
 }
 
-void soft_cache_reset(struct soft_vcpu *c) {
+/* Decoded blocks only: translations stay. */
+static void cache_empty(struct soft_vcpu *c) {
     struct soft_cache *cache = c->cache;
     memset(cache->hash, 0, sizeof(cache->hash));
     memset(cache->jump, 0, sizeof(cache->jump));
     cache->used = 0;
     cache->resets++;
-    soft_tr_flush(c);
     c->block = NULL;
     c->uop = &cache->fetch;
+}
+
+void soft_cache_reset(struct soft_vcpu *c) {
+    cache_empty(c);
+    soft_tr_flush(c);
 }
 
 static void *arena_take(struct soft_cache *cache, size_t size) {
@@ -195,7 +200,7 @@ static struct soft_block *block_take(struct soft_vcpu *c, u64 gpa, u32 uops) {
 
 static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
     if (c->cache->size - c->cache->used < 2 * ARENA_SPARE) {
-        soft_cache_reset(c);
+        cache_empty(c);
     }
     return block_take(c, gpa, BLOCK_UOPS_MAX);
 }
@@ -366,18 +371,26 @@ static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at)
 /* --- for the translator ------------------------------------------------------------------------
  */
 
-bool soft_cache_room(const struct soft_vcpu *c, u32 singles) {
-    size_t each =
-        sizeof(struct soft_block) + SINGLE_UOPS * sizeof(struct uop) + 2 * sizeof(struct insn) + 64;
-    return c->cache->size - c->cache->used > singles * each + 4 * ARENA_SPARE;
+size_t soft_single_size(void) {
+    return sizeof(struct soft_block) + SINGLE_UOPS * sizeof(struct uop) + 2 * sizeof(struct insn) +
+           64;
 }
 
-struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len) {
+struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len,
+                                     u8 *room, size_t *used) {
     struct source src = {.bytes = bytes, .avail = len, .max = 1};
+    struct soft_cache *cache = c->cache;
     struct decoded d;
+    u8 *arena = cache->arena;
+    size_t arena_used = cache->used;
+    cache->arena = room; /* what the binder takes lies there, too */
+    cache->used = *used;
     struct soft_block *b = block_take(c, gpa, SINGLE_UOPS);
     decode_run(c, &src, b, &d);
     block_finish(c, b, &d);
+    *used = cache->used;
+    cache->arena = arena;
+    cache->used = arena_used;
     return b;
 }
 

@@ -41,7 +41,6 @@ struct soft_block {
     bool tr_no;   /* cannot be translated */
     u8 repeat;    /* lock-step: may its instruction be executed twice? (verify.c) */
     u16 heat;     /* executions by the interpreter */
-    u32 tr;       /* first of its translations, as index + 1 (tr.h) */
     u64 gpa, key;
     u64 second_gpa; /* page of the rest, when crosses */
     const u32 *second_generation;
@@ -82,9 +81,10 @@ static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear,
 }
 
 /* One instruction as a block of its own that no table knows, for the translator; bytes of code at
- * gpa, all in one page. Needs soft_cache_room. */
-struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len);
-bool soft_cache_room(const struct soft_vcpu *c, u32 singles);
+ * gpa, all in one page. It lies at room + *used, which moves on by at most soft_single_size(). */
+struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len,
+                                     u8 *room, size_t *used);
+size_t soft_single_size(void);
 
 /* A store of c met code on gpa's page: if the block being executed lies there, it ends after the
  * current instruction. */

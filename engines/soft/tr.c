@@ -6,9 +6,8 @@
  *                     |  hot: tr_scan, emit           exits: join the jump taken to what comes next
  *                     +----> generated code, joined traces, indirect jumps by table ----+
  *
- * The cache is filled once from front to back; when it is full everything is forgotten, decoded
- * blocks too. A page whose code was written loses its traces: they are taken out of the joins that
- * lead to them and out of the table, and new ones are made when the code is hot again.
+ * A page whose code was written loses its traces: they are taken out of the joins that lead to them
+ * and out of the table, and new ones are made when the code is hot again. A full cache: tr_cache.c.
  */
 #include "engines/soft/tr.h"
 #include "engines/soft/serialise.h"
@@ -20,15 +19,9 @@
 #include "engines/soft/verify.h"
 
 enum {
-    HEAT = 16,
+    HEAT = 64,
     CACHE_MIB = 16,
     CACHE_MIB_MAX = 512,
-    CODE_SPARE = 96 * 1024, /* more than the longest trace */
-    EXITS_PER_MIB = 24 * 1024,
-    BLOCKS_PER_MIB = 6 * 1024,
-    POINTS_PER_MIB = 6 * 1024,
-    SINGLES_PER_MIB = 4 * 1024,
-    EXIT_SPARE = 8 * TR_TRACE_MAX,
 };
 
 #define PURGE_NONE UINT64_MAX
@@ -36,10 +29,6 @@ enum {
 
 /* --- life ---------------------------------------------------------------------------------------
  */
-
-static u32 mib_of(const struct soft_tr *t) {
-    return (u32)(t->code.size / MIB);
-}
 
 static bool host_has_bmi2(void) {
     u32 leaf[4];
@@ -53,47 +42,14 @@ static bool host_has_avx(void) {
     return (leaf[2] >> 28 & 1) && (leaf[2] >> 27 & 1);
 }
 
-static bool tables_alloc(struct soft_tr *t, struct host *host) {
-    u32 mib = mib_of(t);
-    t->exits = host->ops->pages(host, (size_t)mib * EXITS_PER_MIB * sizeof(*t->exits));
-    t->blocks = host->ops->pages(host, (size_t)mib * BLOCKS_PER_MIB * sizeof(*t->blocks));
-    t->points = host->ops->pages(host, (size_t)mib * POINTS_PER_MIB * sizeof(*t->points));
-    t->singles = host->ops->pages(host, (size_t)mib * SINGLES_PER_MIB * sizeof(*t->singles));
-    return t->exits && t->blocks && t->points && t->singles;
-}
-
-static void table_free(struct host *host, void *p, size_t size) {
-    if (p) {
-        host->ops->pages_free(host, p, size);
-    }
-}
-
 static void release(struct soft_tr *t, struct host *host) {
-    u32 mib = mib_of(t);
     if (t->code.rx) {
         host->ops->fault_unhook(host, t->code.rx);
         host->ops->code_free(host, &t->code);
     }
-    table_free(host, t->exits, (size_t)mib * EXITS_PER_MIB * sizeof(*t->exits));
-    table_free(host, t->blocks, (size_t)mib * BLOCKS_PER_MIB * sizeof(*t->blocks));
-    table_free(host, t->points, (size_t)mib * POINTS_PER_MIB * sizeof(*t->points));
-    table_free(host, t->singles, (size_t)mib * SINGLES_PER_MIB * sizeof(*t->singles));
+    tr_cache_destroy(t, host);
     tr_pages_destroy(t, host);
     host->ops->pages_free(host, t, sizeof(*t));
-}
-
-static void forget(struct soft_vcpu *c) {
-    struct soft_tr *t = c->tr;
-    t->used = t->first;
-    t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
-    t->exit_count = 1;
-    t->block_count = t->point_count = t->single_count = 0;
-    memset(t->page_head, 0, sizeof(t->page_head));
-    memset(c->tr_jump, 0, sizeof(c->tr_jump));
-    for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
-        c->tr_jump[i].rip = BIT(63); /* not canonical: no jump leads there */
-    }
-    tr_pages_forget(c);
 }
 
 int soft_tr_create(struct soft_vcpu *c) {
@@ -108,7 +64,7 @@ int soft_tr_create(struct soft_vcpu *c) {
         return -ERR_NOMEM;
     }
     int rc = host->ops->code_alloc(host, mib * MIB, &t->code);
-    rc = rc ? rc : tables_alloc(t, host) ? 0 : -ERR_NOMEM;
+    rc = rc ? rc : tr_cache_create(t, host);
     rc = rc ? rc : tr_pages_create(c, t, mib);
     rc = rc ? rc : host->ops->fault_hook(host, t->code.rx, t->code.size, tr_host_fault);
     rc = rc ? rc : soft_look_create(c);
@@ -125,7 +81,7 @@ int soft_tr_create(struct soft_vcpu *c) {
     c->tr_host_mxcsr = c->vec->host_mxcsr;
     c->tr_purge_page = PURGE_NONE;
     tr_stubs(t);
-    forget(c);
+    tr_cache_forget(c);
     return 0;
 }
 
@@ -140,7 +96,7 @@ void soft_tr_destroy(struct soft_vcpu *c) {
 void soft_tr_flush(struct soft_vcpu *c) {
     if (c->tr) {
         c->tr->stats.flushes++;
-        forget(c);
+        tr_cache_forget(c);
     }
 }
 
@@ -150,17 +106,6 @@ void soft_tr_run_begin(struct soft_vcpu *c) {
         host->ops->thread_gs(host, c);
         host->ops->thread_fault_ctx(host, c);
     }
-}
-
-static bool has_room(const struct soft_vcpu *c) {
-    const struct soft_tr *t = c->tr;
-    u32 mib = mib_of(t);
-    return t->used + CODE_SPARE < t->code.size &&
-           t->exit_count + EXIT_SPARE < mib * EXITS_PER_MIB &&
-           t->block_count + 1 < mib * BLOCKS_PER_MIB &&
-           t->point_count + TR_TRACE_MAX < mib * POINTS_PER_MIB &&
-           t->single_count + TR_TRACE_MAX < mib * SINGLES_PER_MIB && tr_pages_room(t) &&
-           soft_cache_room(c, TR_TRACE_MAX);
 }
 
 /* --- translating ---------------------------------------------------------------------------------
@@ -344,9 +289,8 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
                            .generation = b->generation,
                            .seen = b->seen,
                            .in = TR_NONE,
-                           .next_rip = b->tr,
                            .slot = tr_page_slot(t, page, b->gpa & ~PAGE_MASK)};
-    b->tr = t->block + 1;
+    tr_cache_add(t, t->block);
     page_add(t, b->gpa, 0);
     if (b->crosses) {
         second_page(t, b);
@@ -364,11 +308,9 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
 /* The translation of b at rip; NULL: interpret it. */
 static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
-    for (u32 n = b->tr; n; n = t->blocks[n - 1].next_rip) {
-        struct tr_block *found = &t->blocks[n - 1];
-        if (found->rip == rip && !found->dead) {
-            return found;
-        }
+    struct tr_block *n = tr_cache_find(t, b->gpa, b->key, rip, b->crosses ? b->second_gpa : 0);
+    if (n) {
+        return n;
     }
     if (b->tr_no || !b->cached || ++b->heat < t->heat) {
         return NULL;
@@ -482,23 +424,11 @@ void soft_tr_outdated(struct soft_vm *vm, u64 gpa) {
 /* --- running -------------------------------------------------------------------------------------
  */
 
-static const struct tr_point *point_find(const struct soft_tr *t, u32 host) {
-    u32 low = 0, high = t->point_count;
-    while (low < high) {
-        u32 mid = low + (high - low) / 2;
-        if (t->points[mid].host < host) {
-            low = mid + 1;
-        } else {
-            high = mid;
-        }
-    }
-    return low < t->point_count && t->points[low].host == host ? &t->points[low] : NULL;
-}
-
 /* A processor exception: the interpreter does that instruction and meets it again. */
 static void after_fault(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
-    const struct tr_point *p = point_find(t, (u32)(c->tr_fault_rip - (u64)(uintptr_t)t->code.rx));
+    const struct tr_point *p =
+        tr_point_find(t, (u32)(c->tr_fault_rip - (u64)(uintptr_t)t->code.rx));
     t->force = true;
     if (!p) {
         c->exit->kind = EXIT_ERROR;
@@ -564,6 +494,7 @@ u32 tr_enter(struct soft_vcpu *c, const u8 *code) {
         call_code(c, code);
         exit = c->tr_exit;
         e = &t->exits[exit];
+        t->stats.left[e->kind]++;
     } while (e->kind == TR_SELF && again(c, e, &code));
     switch (e->kind) {
     case TR_FAULT:
@@ -610,16 +541,20 @@ static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
 static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_tr *t = c->tr;
     bool able = (c->mode_key & KEY_MODE_64) && !(c->mode_key & KEY_AC);
-    if (UNLIKELY(!has_room(c))) {
-        soft_cache_reset(c);
+    if (UNLIKELY(!tr_cache_room(t))) {
+        tr_cache_make_room(c);
         exit = 0;
     }
-    u64 rip = c->next_rip, flushes = t->stats.flushes;
+    if (UNLIKELY(!tr_pages_room(t))) {
+        soft_tr_flush(c);
+        exit = 0;
+    }
+    u64 rip = c->next_rip;
     struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
-    exit = flushes == t->stats.flushes ? exit : 0;
     struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
     t->force = false;
     if (!n) {
+        t->stats.cold++;
         interpret(c, b, rip);
         return 0;
     }

@@ -7,6 +7,7 @@
  *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
  *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
+ *   tr_cache.c memory, finding traces, forgetting them
  *   tr_page.c  whether code lies where it did
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
  *
@@ -57,7 +58,7 @@ struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear);
 /* --- inside ------------------------------------------------------------------------------------
  */
 
-enum { TR_TRACE_MAX = 48, TR_NONE = 0xffffffff };
+enum { TR_TRACE_MAX = 48, TR_REGIONS = 8, TR_NONE = 0xffffffff };
 
 /* Host registers that hold no guest register. */
 enum { H_TEMP2 = GPR_R13, H_TEMP = GPR_R14, H_ADDR = GPR_R15 };
@@ -73,6 +74,7 @@ enum tr_exit_kind {
     TR_STEP,     /* single instruction, likewise */
     TR_STEP_END, /* the same, but goes on where the instruction went */
 };
+_Static_assert(TR_STEP_END == (int)ENGINE_TR_STEP_END, "stats.left counts by kind");
 
 enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_COUNT };
 
@@ -100,7 +102,7 @@ struct tr_block {
     u32 seen;
     u32 entry[ENTRY_COUNT];       /* offsets in the code */
     u32 in;                       /* joined to it: chain of exits */
-    u32 next_rip;                 /* of the same soft_block at other addresses, index + 1 */
+    u32 next_rip;                 /* chain of the hash by place, index + 1 */
     u32 next_page[2];             /* of the same page (page_head): of the first, of the second */
     u32 slot, second_slot;        /* tr_page.c */
     u64 second_gpa;               /* the page in which the first instruction ends */
@@ -159,11 +161,19 @@ struct soft_tr {
     struct tr_block *blocks;
     struct tr_point *points;
     struct soft_block **singles; /* of STEP */
+    u8 *single_room;             /* where they lie */
+    size_t single_used;
     u32 exit_count, block_count, point_count, single_count;
+    u32 region, filled; /* the one being filled; bit per region in use */
+    struct tr_region_end {
+        u32 block, point;
+    } region_end[TR_REGIONS]; /* of those that are full */
+    u32 lot;
     u32 heat;
     bool host_avx, host_bmi2;
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
+    u32 hash[1 << 15];   /* by guest-physical address and key; index of the block + 1 */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
@@ -248,6 +258,19 @@ static inline bool tr_in_memory(u32 n) {
 
 /* --- the parts ----------------------------------------------------------------------------------
  */
+
+int tr_cache_create(struct soft_tr *t, struct host *host);
+void tr_cache_destroy(struct soft_tr *t, struct host *host);
+void tr_cache_forget(struct soft_vcpu *c); /* everything */
+/* Is there room for one more trace? If not, make_room forgets part: block and exit numbers that
+ * somebody remembers may be others' afterwards. */
+bool tr_cache_room(const struct soft_tr *t);
+void tr_cache_make_room(struct soft_vcpu *c);
+/* The live translation of the code at gpa, made under key, that runs at rip; second_gpa: the page
+ * in which its first instruction ends, 0: the same. */
+struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa);
+void tr_cache_add(struct soft_tr *t, u32 block); /* rip, gpa and key are set */
+const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host); /* NULL: none there */
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b); /* fills t->trace */
 /* Flags whose value before the instruction cannot be seen behind it. Those that the manual calls

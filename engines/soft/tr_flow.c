@@ -193,7 +193,8 @@ static u32 step_exit(struct soft_tr *t, const struct tr_insn *i, bool end) {
     t->exits[exit].size = i->insn.id;
     t->exits[exit].next_in = n;
     t->singles[n] = soft_block_single(t->c, (t->gpa & ~PAGE_MASK) | (i->rip & PAGE_MASK),
-                                      t->page + (i->rip & PAGE_MASK), i->insn.len);
+                                      t->page + (i->rip & PAGE_MASK), i->insn.len, t->single_room,
+                                      &t->single_used);
     return exit;
 }
 

@@ -9,6 +9,8 @@
 #include "engines/soft/smc.h"
 #include "engines/soft/tr.h"
 
+enum { JOIN_AFTER = 4 }; /* instructions that a trace has at least when it ends at another's head */
+
 static u64 target_of(const struct tr_insn *i) {
     return i->rip + i->insn.len + i->insn.imm;
 }
@@ -165,6 +167,11 @@ static bool take(struct soft_tr *t, u64 rip) {
     return true;
 }
 
+/* Another trace begins there: a jump to it is cheaper than the same code once more. */
+static bool begins_here(struct soft_tr *t, u64 rip) {
+    return tr_cache_find(t, (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK), t->c->mode_key, rip, 0);
+}
+
 static void walk(struct soft_tr *t) {
     u64 rip = t->rip;
     t->trace_len = 0;
@@ -177,6 +184,9 @@ static void walk(struct soft_tr *t) {
             return;
         }
         t->trace_next = rip;
+        if (t->trace_len >= JOIN_AFTER && begins_here(t, rip)) {
+            return;
+        }
     }
 }
 

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translator's memory: the code cache and its tables, which translation belongs to a block, and
+ * what happens when it is full.
+ *
+ *   region:     0        1        2       ...  7
+ *   code      [ stubs... | traces | ...                ]   each region has its part of each array,
+ *   exits     [ fault .. |        | ...                ]   so what was made together is forgotten
+ *   blocks, points, singles, single_room                   together
+ *
+ * Regions are filled one after another. When all are full one is emptied: its traces are taken out
+ * of joins, tables and chains. Which one is drawn by lot: programs larger than the cache that go
+ * round in it (compilers) would meet each trace just after it was forgotten if the oldest went.
+ * Decoded blocks (block.h) come and go on their own; a trace is found by the place of its code.
+ *
+ * Lock rule: all belongs to the vCPU's thread.
+ */
+#include "engines/soft/tr.h"
+
+enum {
+    CODE_SPARE = 96 * 1024, /* more than the longest trace */
+    EXITS_PER_MIB = 24 * 1024,
+    BLOCKS_PER_MIB = 6 * 1024,
+    POINTS_PER_MIB = 6 * 1024,
+    SINGLES_PER_MIB = 4 * 1024,
+    SINGLE_BYTES_PER_MIB = 768 * 1024,
+    EXIT_SPARE = 8 * TR_TRACE_MAX,
+};
+
+static u32 mib_of(const struct soft_tr *t) {
+    return (u32)(t->code.size / MIB);
+}
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+struct table {
+    void **at;
+    size_t size;
+};
+
+enum { TABLES = 5 };
+
+static void tables_of(struct soft_tr *t, struct table table[TABLES]) {
+    size_t mib = mib_of(t);
+    table[0] = (struct table){(void **)&t->exits, mib * EXITS_PER_MIB * sizeof(*t->exits)};
+    table[1] = (struct table){(void **)&t->blocks, mib * BLOCKS_PER_MIB * sizeof(*t->blocks)};
+    table[2] = (struct table){(void **)&t->points, mib * POINTS_PER_MIB * sizeof(*t->points)};
+    table[3] = (struct table){(void **)&t->singles, mib * SINGLES_PER_MIB * sizeof(*t->singles)};
+    table[4] = (struct table){(void **)&t->single_room, mib * SINGLE_BYTES_PER_MIB};
+}
+
+int tr_cache_create(struct soft_tr *t, struct host *host) {
+    struct table table[TABLES];
+    tables_of(t, table);
+    for (u32 n = 0; n < TABLES; n++) {
+        *table[n].at = host->ops->pages(host, table[n].size);
+        if (!*table[n].at) {
+            return -ERR_NOMEM;
+        }
+    }
+    t->lot = 1;
+    return 0;
+}
+
+void tr_cache_destroy(struct soft_tr *t, struct host *host) {
+    struct table table[TABLES];
+    tables_of(t, table);
+    for (u32 n = 0; n < TABLES; n++) {
+        if (*table[n].at) {
+            host->ops->pages_free(host, *table[n].at, table[n].size);
+        }
+    }
+}
+
+/* --- regions -------------------------------------------------------------------------------------
+ */
+
+struct extent {
+    u32 code, exit, block, point, single;
+    size_t single_room;
+};
+
+/* Where region n begins. */
+static struct extent region_begin(const struct soft_tr *t, u32 n) {
+    u64 at = (u64)mib_of(t) * n;
+    return (struct extent){.code = n ? (u32)(at * MIB / TR_REGIONS) : t->first,
+                           .exit = n ? (u32)(at * EXITS_PER_MIB / TR_REGIONS) : 1,
+                           .block = (u32)(at * BLOCKS_PER_MIB / TR_REGIONS),
+                           .point = (u32)(at * POINTS_PER_MIB / TR_REGIONS),
+                           .single = (u32)(at * SINGLES_PER_MIB / TR_REGIONS),
+                           .single_room = at * SINGLE_BYTES_PER_MIB / TR_REGIONS};
+}
+
+static void region_start(struct soft_tr *t, u32 n) {
+    struct extent begin = region_begin(t, n);
+    t->region = n;
+    t->filled |= 1u << n;
+    t->used = begin.code;
+    t->exit_count = begin.exit;
+    t->block_count = begin.block;
+    t->point_count = begin.point;
+    t->single_count = begin.single;
+    t->single_used = begin.single_room;
+}
+
+bool tr_cache_room(const struct soft_tr *t) {
+    struct extent end = region_begin(t, t->region + 1);
+    return t->used + CODE_SPARE < end.code && t->exit_count + EXIT_SPARE < end.exit &&
+           t->block_count + 1 < end.block && t->point_count + TR_TRACE_MAX < end.point &&
+           t->single_count + TR_TRACE_MAX < end.single &&
+           t->single_used + TR_TRACE_MAX * soft_single_size() < end.single_room;
+}
+
+void tr_cache_forget(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
+    memset(t->page_head, 0, sizeof(t->page_head));
+    memset(t->hash, 0, sizeof(t->hash));
+    memset(t->region_end, 0, sizeof(t->region_end));
+    memset(c->tr_jump, 0, sizeof(c->tr_jump));
+    for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
+        c->tr_jump[i].rip = BIT(63); /* not canonical: no jump leads there */
+    }
+    t->filled = 0;
+    region_start(t, 0);
+    tr_pages_forget(c);
+}
+
+/* --- one region away -----------------------------------------------------------------------------
+ */
+
+struct victim {
+    struct extent begin, end;
+};
+
+static bool exit_gone(const struct victim *v, u32 n) {
+    return n != TR_NONE && n >= v->begin.exit && n < v->end.exit;
+}
+static bool block_gone(const struct victim *v, u32 n) {
+    return n >= v->begin.block && n < v->end.block;
+}
+
+/* Joins that lead into the region lead to the monitor again; those out of it leave the chains. */
+static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b, bool gone) {
+    u32 *at = &b->in;
+    while (*at != TR_NONE) {
+        struct tr_exit *e = &t->exits[*at];
+        u32 next = e->next_in;
+        if (exit_gone(v, *at)) {
+            *at = next;
+        } else if (gone) {
+            tr_fix(t, e->patch, e->unjoined);
+            e->target = e->next_in = TR_NONE;
+            *at = next;
+        } else {
+            at = &e->next_in;
+        }
+    }
+}
+
+static void drop_from_pages(struct soft_tr *t, const struct victim *v) {
+    for (u32 i = 0; i < ARRAY_LEN(t->page_head); i++) {
+        u32 *at = &t->page_head[i];
+        while (*at) {
+            u32 *next = &t->blocks[(*at - 1) >> 1].next_page[(*at - 1) & 1];
+            if (block_gone(v, (*at - 1) >> 1)) {
+                *at = *next;
+            } else {
+                at = next;
+            }
+        }
+    }
+}
+
+static void drop_from_hash(struct soft_tr *t, const struct victim *v) {
+    for (u32 i = 0; i < ARRAY_LEN(t->hash); i++) {
+        u32 *at = &t->hash[i];
+        while (*at) {
+            if (block_gone(v, *at - 1)) {
+                *at = t->blocks[*at - 1].next_rip;
+            } else {
+                at = &t->blocks[*at - 1].next_rip;
+            }
+        }
+    }
+}
+
+static void drop_jumps(struct soft_vcpu *c, const struct victim *v) {
+    u64 base = (u64)(uintptr_t)c->tr->code.rx;
+    for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
+        struct tr_jump *j = &c->tr_jump[i];
+        if (j->host - base >= v->begin.code && j->host - base < v->end.code) {
+            *j = (struct tr_jump){.rip = BIT(63)};
+        }
+    }
+}
+
+static u32 blocks_end(const struct soft_tr *t, u32 n) {
+    return n == t->region ? t->block_count : t->region_end[n].block;
+}
+
+static void evict(struct soft_vcpu *c, u32 n) {
+    struct soft_tr *t = c->tr;
+    struct victim v = {region_begin(t, n), region_begin(t, n + 1)};
+    for (u32 r = 0; r < TR_REGIONS; r++) {
+        u32 end = t->filled >> r & 1 ? blocks_end(t, r) : 0;
+        for (u32 b = region_begin(t, r).block; b < end; b++) {
+            unjoin(t, &v, &t->blocks[b], r == n);
+        }
+    }
+    drop_from_pages(t, &v);
+    drop_from_hash(t, &v);
+    drop_jumps(c, &v);
+    t->stats.evictions++;
+}
+
+/* xorshift */
+static u32 draw(struct soft_tr *t, u32 below) {
+    t->lot ^= t->lot << 13;
+    t->lot ^= t->lot >> 17;
+    t->lot ^= t->lot << 5;
+    return t->lot % below;
+}
+
+void tr_cache_make_room(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    u32 next = 0;
+    t->region_end[t->region] =
+        (struct tr_region_end){.block = t->block_count, .point = t->point_count};
+    while (next < TR_REGIONS && (t->filled >> next & 1)) {
+        next++;
+    }
+    if (next == TR_REGIONS) {
+        next = (t->region + 1 + draw(t, TR_REGIONS - 1)) % TR_REGIONS;
+        evict(c, next);
+    }
+    region_start(t, next);
+}
+
+/* --- finding -------------------------------------------------------------------------------------
+ */
+
+static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
+    u64 h = gpa ^ gpa >> 12 ^ key * 0x9e3779b1u;
+    return &t->hash[(h ^ h >> 15) % ARRAY_LEN(t->hash)];
+}
+
+struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa) {
+    for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
+        struct tr_block *found = &t->blocks[n - 1];
+        if (found->rip == rip && found->gpa == gpa && found->key == key &&
+            found->second_gpa == second_gpa && !found->dead) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
+void tr_cache_add(struct soft_tr *t, u32 block) {
+    struct tr_block *b = &t->blocks[block];
+    u32 *head = hash_head(t, b->gpa, b->key);
+    while (*head && t->blocks[*head - 1].dead) {
+        *head = t->blocks[*head - 1].next_rip;
+    }
+    b->next_rip = *head;
+    *head = block + 1;
+}
+
+const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host) {
+    u32 n = (u32)((u64)host * TR_REGIONS / t->code.size);
+    u32 low = region_begin(t, n).point;
+    u32 high = n == t->region ? t->point_count : MAX(low, t->region_end[n].point);
+    while (low < high) {
+        u32 mid = low + (high - low) / 2;
+        const struct tr_point *p = &t->points[mid];
+        if (p->host == host) {
+            return p;
+        }
+        if (p->host < host) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return NULL;
+}
