@@ -82,11 +82,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--kvm", action="store_true")
+    parser.add_argument("--dir", default="build", help="where the disks are")
     parser.add_argument("--formats", nargs="*", default=["raw", "qcow2"])
     parser.add_argument("--aio", nargs="*", default=["io_uring", "threads"])
     opt = parser.parse_args()
     results = {}
-    with tempfile.TemporaryDirectory(dir="build") as tmp:
+    with tempfile.TemporaryDirectory(dir=opt.dir) as tmp:
         for i in range(opt.rounds):
             results.setdefault("native", []).append(native(opt, tmp))
             for fmt in opt.formats:
