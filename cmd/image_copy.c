@@ -97,15 +97,16 @@ int image_check(struct image_args *a, struct err *err) {
         return image_status(rc);
     }
     if (!image_is_qcow2(im)) {
-        rc = ERR_SET(err, ERR_UNSUPPORTED, "image %s: raw, there is nothing to check", a->file[0]);
+        im->ops->close(im);
+        return image_status(
+            ERR_SET(err, ERR_UNSUPPORTED, "image %s: raw, there is nothing to check", a->file[0]));
+    }
+    rc = qcow2_check(im, fix, check_say, NULL, &r);
+    if (rc) {
+        ERR_SET(err, (enum err_code) - rc, "image %s: cannot be checked: %s", a->file[0],
+                err_name(rc));
     } else {
-        rc = qcow2_check(im, fix, check_say, NULL, &r);
-        if (rc) {
-            ERR_SET(err, (enum err_code) - rc, "image %s: cannot be checked: %s", a->file[0],
-                    err_name(rc));
-        } else {
-            check_report(&r);
-        }
+        check_report(&r);
     }
     im->ops->close(im);
     return rc ? EXIT_FAILURE_OTHER : check_status(&r);

@@ -7,7 +7,24 @@ _sosia() {
         --code-cache --verify --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run verify cpu version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu version help --help --version" -- "$cur")
+        return
+    fi
+    if [ "${COMP_WORDS[1]}" = image ]; then
+        if [ "$COMP_CWORD" -eq 2 ]; then
+            mapfile -t COMPREPLY < <(compgen -W "create info check resize convert commit compare" -- "$cur")
+            return
+        fi
+        case $prev in
+        --format | --to | --backing-format) mapfile -t COMPREPLY < <(compgen -W "raw qcow2" -- "$cur") ;;
+        --repair) mapfile -t COMPREPLY < <(compgen -W "leaks all" -- "$cur") ;;
+        *)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -W "--format --to --backing --backing-dir --backing-file
+                --backing-format --cluster-size --refcount-bits --lazy-refcounts --version --repair --shrink
+                --quiet --json --help" -- "$cur")
+            ;;
+        esac
         return
     fi
     case ${COMP_WORDS[1]} in run | verify) ;; *) return ;; esac

@@ -75,6 +75,29 @@ truncate -s 300M "$tmp/huge"
 refuse "initrd" run --kernel "$KERNEL" --initrd "$tmp/huge" --memory 256M
 truncate -s 1T "$tmp/huge" && refuse "initrd" run --kernel "$KERNEL" --initrd "$tmp/huge" --memory 256M
 rm -f "$tmp/huge"
+good 'usage: sosia image' image --help
+good '^$' image create "$tmp/d.qcow2" 10M
+good 'format: qcow2' image info "$tmp/d.qcow2"
+good '"virtual-size": 10485760' image info --json "$tmp/d.qcow2"
+good 'no errors' image check "$tmp/d.qcow2"
+good '^$' image resize "$tmp/d.qcow2" +10M
+good 'size: 20 MiB' image info "$tmp/d.qcow2"
+good '^$' image convert --to raw "$tmp/d.qcow2" "$tmp/d.raw"
+good 'same' image compare "$tmp/d.raw" "$tmp/d.qcow2"
+good '^$' image create --backing-file d.qcow2 --backing-format qcow2 "$tmp/o.qcow2"
+good '^$' image commit --backing "$tmp/o.qcow2"
+refuse 'not create, info' image bogus
+refuse 'wrong number of files' image info
+refuse 'needs a file and a size' image create "$tmp/x"
+refuse 'size 12Q' image create "$tmp/x" 12Q
+refuse 'cluster-size 3K' image create --cluster-size 3K "$tmp/x" 1M
+refuse 'smaller than' image resize "$tmp/d.qcow2" 1M
+refuse 'nowhere: No such file' image check "$tmp/nowhere"
+refuse 'nothing to check' image check "$tmp/d.raw"
+refuse "stands on the backing file" image convert "$tmp/o.qcow2" "$tmp/x"
+refuse "stands on the backing file" run --kernel "$KERNEL" --disk "$tmp/o.qcow2"
+refuse 'not a qcow2 image' run --kernel "$KERNEL" --disk "$tmp/d.raw,format=qcow2"
+refuse "not raw or qcow2" run --kernel "$KERNEL" --disk "$tmp/d.raw,format=vdi"
 refuse 'memory' run --kernel "$KERNEL" --memory 0
 refuse 'memory' run --kernel "$KERNEL" --memory 12X
 refuse 'memory' run --kernel "$KERNEL" --memory 900G

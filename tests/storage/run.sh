@@ -13,6 +13,7 @@ part() {
     rm -f "$log.part"
 }
 part tests/storage/interop.py
+part tests/storage/full.py
 part tests/storage/crash.py --boots 5 --stops 5
 sum() { sed -n "s/^[a-z]*: .*[^0-9]*\\b\\([0-9][0-9]*\\) $1.*/\\1/p" "$log" | awk '{n += $1} END {print n + 0}'; }
 failed=$(($(sum failed) + broken))
