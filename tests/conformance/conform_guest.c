@@ -5,6 +5,7 @@
  * the guest's kernel is at KERNEL, where nothing is natively.
  */
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "tests/unit/soft_machine.h"
 
@@ -39,6 +40,7 @@ enum { WATCH_MS = 900 };
 
 static struct sm *volatile running; /* NULL between cases */
 static volatile u64 turn;
+static const struct cf_case *volatile current;
 
 static void on_alarm(int sig) {
     static u64 seen;
@@ -48,6 +50,27 @@ static void on_alarm(int sig) {
         m->vm.ops->kick(&m->vcpu);
     }
     seen = turn;
+}
+
+/* The engine itself crashed: with which case? */
+static void on_crash(int sig, siginfo_t *info, void *context) {
+    static char line[CF_LINE];
+    (void)info, (void)context;
+    if (current) {
+        cf_format(current, line);
+        printf("CRASH signal %d%s\n%s\n", sig,
+               running && running->vm.translator.on ? " translated" : "", line);
+        fflush(stdout);
+    }
+    _exit(3);
+}
+
+static void watch_crashes(void) {
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    struct sigaction sa = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    for (u32 i = 0; i < ARRAY_LEN(signals); i++) {
+        sigaction(signals[i], &sa, NULL);
+    }
 }
 
 static void watch_begin(void) {
@@ -140,6 +163,9 @@ struct cf_guest *cf_guest_create(bool translator) {
         setenv("SOSIA_TEST_TRANSLATOR", "1", 1);
     } else {
         unsetenv("SOSIA_TEST_TRANSLATOR");
+    }
+    if (!translator) {
+        watch_crashes(); /* before the engine's own handlers, which pass on what is not theirs */
     }
     g->m = sm_create();
     watch_begin();
@@ -279,6 +305,7 @@ void cf_guest_run(struct cf_guest *g, const struct cf_case *t, struct cf_result 
     }
     m->exit.kind = EXIT_KICK;
     turn++;
+    current = t;
     running = m;
     if (m->vm.ops->run(&m->vcpu, &m->exit) || m->vm.ops->state_get(&m->vcpu, groups, &m->s)) {
         sm_fail("run failed");

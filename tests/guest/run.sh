@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # usage: tests/guest/run.sh [ENGINE...]
-# Builds the freestanding guests and runs each on each engine (default: soft, and kvm where it really
-# executes guests). QEMU=1 runs them on QEMU as well, to check the tests themselves; QEMU fails some of
+# Builds the freestanding guests and runs each on each engine (default: soft interpreted, soft translated,
+# and kvm where it really executes guests). QEMU=1 runs them on QEMU as well, to check the tests themselves; QEMU fails some of
 # them, being less exact. GUESTS="apic paging" runs only these.
 cd "$(dirname "$0")/../.." || exit 1
 SOSIA=${SOSIA:-build/sosia}
@@ -12,13 +12,17 @@ failed=0
 skipped=0
 
 make -s guest-tests || exit 1
-engines=${*:-soft kvm}
+engines=${*:-soft translated kvm}
 [ -z "${QEMU:-}" ] || engines="$engines qemu"
 
 run_guest() { # run_guest ENGINE NAME: exit status of the machine
     case $1 in
     qemu) timeout 30 qemu-system-x86_64 -accel tcg -cpu max -smp 4 -m 64 -display none -serial stdio -monitor none -no-reboot \
         -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev -device virtio-rng-pci,disable-legacy=on -kernel "$OUT/$2.elf" -append loose-chips ;;
+    translated) timeout 120 "$SOSIA" run --quiet --engine soft --translator on --cpus 4 --memory 64M --test-devices \
+        --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;
+    soft) timeout 120 "$SOSIA" run --quiet --engine soft --translator off --cpus 4 --memory 64M --test-devices \
+        --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;
     *) timeout 120 "$SOSIA" run --quiet --engine "$1" --cpus 4 --memory 64M --test-devices \
         --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;
     esac
