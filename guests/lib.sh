@@ -5,9 +5,41 @@
 
 GUESTS=${GUESTS:-build/guests}
 
-# fetch_deb NAME: prints the path of the package file, downloaded once.
+# apt_i386 ARGUMENTS: apt-get for the i386 architecture, with package lists of its own.
+apt_i386() {
+    mkdir -p "$GUESTS/apt-i386/lists/partial" "$GUESTS/apt-i386/cache/archives/partial"
+    : >"$GUESTS/apt-i386/status"
+    _state=$(cd "$GUESTS/apt-i386" && pwd)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main" \
+        >"$_state/sources.list"
+    apt-get -qq -o APT::Sandbox::User=root -o APT::Architecture=i386 -o APT::Architectures::=i386 \
+        -o Dir::State="$_state" -o Dir::State::status="$_state/status" -o Dir::Cache="$_state/cache" \
+        -o Dir::Etc::sourcelist="$_state/sources.list" -o Dir::Etc::sourceparts=/dev/null "$@" >/dev/null
+}
+
+# fetch_deb_i386 NAME:i386
+fetch_deb_i386() {
+    if [ ! -f "$GUESTS/deb/$1.deb" ]; then
+        [ -f "$GUESTS/apt-i386/updated" ] || apt_i386 update
+        touch "$GUESTS/apt-i386/updated"
+        _tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
+        _lib=$(pwd)
+        (GUESTS=$(cd "$GUESTS" && pwd) && cd "$_tmp" && apt_i386 download "${1%:i386}")
+        cd "$_lib"
+        mv "$_tmp"/*.deb "$GUESTS/deb/$1.deb"
+        rmdir "$_tmp"
+    fi
+    echo "$GUESTS/deb/$1.deb"
+}
+
+# fetch_deb NAME: prints the path of the package file, downloaded once. NAME:i386 is the 32-bit package.
 fetch_deb() {
     mkdir -p "$GUESTS/deb"
+    case $1 in *:i386)
+        fetch_deb_i386 "$1"
+        return
+        ;;
+    esac
     if [ ! -f "$GUESTS/deb/$1.deb" ]; then
         _tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
         if ! (cd "$_tmp" && apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null 2>&1); then
@@ -34,11 +66,16 @@ unpack_deb() {
     echo "$GUESTS/unpacked/$1"
 }
 
+# arch_of META: ":i386" for kernels of the 32-bit architecture.
+arch_of() {
+    case $1 in 686*) echo :i386 ;; esac
+}
+
 # kernel_package META: the package that linux-image-META depends on ("cloud-amd64", "amd64").
 kernel_package() {
     if [ ! -s "$GUESTS/kernel-$1.name" ]; then
         mkdir -p "$GUESTS"
-        _meta=$(fetch_deb "linux-image-$1")
+        _meta=$(fetch_deb "linux-image-$1$(arch_of "$1")")
         dpkg-deb -f "$_meta" Depends | tr ',|' '\n\n' | sed 's/[ (].*//;s/^ *//' |
             grep '^linux-image-' | head -1 >"$GUESTS/kernel-$1.name.tmp"
         mv "$GUESTS/kernel-$1.name.tmp" "$GUESTS/kernel-$1.name"
@@ -48,13 +85,13 @@ kernel_package() {
 
 # kernel_image META: prints the path of the bzImage.
 kernel_image() {
-    _root=$(unpack_deb "$(kernel_package "$1")")
+    _root=$(unpack_deb "$(kernel_package "$1")$(arch_of "$1")")
     echo "$_root"/boot/vmlinuz-*
 }
 
 # copy_modules META ROOT MODULE...: copies modules and what they depend on into ROOT, with modules.dep.
 copy_modules() {
-    _root=$(unpack_deb "$(kernel_package "$1")")
+    _root=$(unpack_deb "$(kernel_package "$1")$(arch_of "$1")")
     _dest=$2
     shift 2
     _version=$(basename "$(echo "$_root"/lib/modules/*)")
@@ -72,9 +109,9 @@ copy_modules() {
     depmod -b "$_dest" "$_version"
 }
 
-# busybox_root DIR: a root folder with busybox and its links.
+# busybox_root DIR [:i386]: a root folder with busybox and its links.
 busybox_root() {
-    _bb=$(unpack_deb busybox-static)
+    _bb=$(unpack_deb "busybox-static${2:-}")
     mkdir -p "$1/bin" "$1/sbin" "$1/proc" "$1/sys" "$1/dev" "$1/tmp" "$1/mnt" "$1/etc" "$1/root"
     cp "$_bb/bin/busybox" "$1/bin/busybox"
     for _app in $("$1/bin/busybox" --list); do

@@ -55,7 +55,7 @@ stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make 
 stage_decoder() { stage decoder 300 make -s decode-zydis; }
 # 45 seconds of random instructions with a fresh seed, which the log names, and those of the corpus.
 stage_conform() { stage conform 300 make -s -j"$JOBS" conform; }
-stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 && guests/memtest/build.sh"; }
+stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 rt-amd64 686-pae && guests/memtest/build.sh && guests/others/build.sh"; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_storage() { stage storage 420 make -s -j"$JOBS" storage-test; }
 stage_guest() { stage guest 600 tests/guest/run.sh; }

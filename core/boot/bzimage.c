@@ -118,6 +118,12 @@ static int parse(const struct blob *k, struct bzimage *img, struct err *err) {
         img->entry64 = xlf & XLF_KERNEL_64;
         img->above_4g = img->entry64 && (xlf & XLF_ABOVE_4G);
     }
+    if (!img->entry64 && !blob_u32(k, HDR_CODE32_START)) { /* iPXE: unpacks itself in real mode */
+        return ERR_SET(err, ERR_UNSUPPORTED,
+                       "%s: this bzImage has only a real-mode entry (code32_start is 0) and needs "
+                       "a BIOS, which this machine has not",
+                       k->name);
+    }
     u32 initrd_max = blob_u32(k, HDR_INITRD_ADDR_MAX), cmdline = blob_u32(k, HDR_CMDLINE_SIZE);
     img->initrd_max = initrd_max ? initrd_max : 0x37ffffff;
     img->cmdline_max = cmdline ? cmdline : 255;

@@ -23,7 +23,7 @@ for meta in "${@:-cloud-amd64}"; do
         guests/linux/vmlinux.py "$out/vmlinuz" "$out/vmlinux"
     fi
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
-    busybox_root "$root"
+    busybox_root "$root" "$(arch_of "$meta")"
     copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net
     mkdir -p "$root/etc/udhcpc"
     cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"

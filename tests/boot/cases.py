@@ -8,6 +8,8 @@ pattern appears on the terminal, text is typed. {cloud}, {stock}, ... name guest
 
 CLOUD = ["--kernel", "{cloud}/vmlinuz", "--initrd", "{cloud}/initrd.img"]
 STOCK = ["--kernel", "{stock}/vmlinuz", "--initrd", "{stock}/initrd.img"]
+RT = ["--kernel", "{rt}/vmlinuz", "--initrd", "{rt}/initrd.img"]
+PAE = ["--kernel", "{pae}/vmlinuz", "--initrd", "{pae}/initrd.img"]
 
 
 def linux(name, base, cpus=1, cmdline="console=ttyS0", run=None, expect=(), status=0, args=(),
@@ -20,12 +22,12 @@ def linux(name, base, cpus=1, cmdline="console=ttyS0", run=None, expect=(), stat
     return case
 
 
-def shell(cpus):
+def shell(cpus, machine="x86_64"):
     """Commands that a person would try; each result is checked."""
     return dict(
         run="nproc; uname -m; echo sum $((6*7)); cat /proc/version; grep -c processor /proc/cpuinfo; "
             "md5sum /bin/busybox > /tmp/a; md5sum -c /tmp/a; ls /sys/bus/virtio/devices; free; true",
-        expect=[r"init reached", r"(?m)^%d\r?$" % cpus, r"x86_64", r"sum 42", r"Linux version 6",
+        expect=[r"init reached", r"(?m)^%d\r?$" % cpus, machine, r"sum 42", r"Linux version 6",
                 r"(?m)^%d\r?$" % cpus, r"busybox: OK", r"virtio0", r"exit status 0"])
 
 
@@ -75,4 +77,19 @@ CASES = [
           run="echo pvh works", expect=[r"Hypervisor detected|PVH|Linux version", r"pvh works"]),
     dict(name="memtest86+", args=["--kernel", "{memtest}", "--memory", "64M", "--cmdline", "console=ttyS0,115200"],
          expect=[r"Memtest86\+"], seen=r"(?i)pass.*%|test.*%|#\d", status=0, timeout=120),
+    linux("PREEMPT_RT, 2 vCPUs", RT, 2, args=["--translator", "on"], **shell(2), engine="soft"),
+    linux("32-bit PAE", PAE, **shell(1, "i686")),
+    # ends where it asks for the first server of the Hurd
+    dict(name="GNU Mach", args=["--kernel", "{others}/gnumach", "--memory", "128M", "--cmdline", "console=com0"],
+         expect=[r"GNU Mach 1\.8", r"biosmem", r"Probing PCI", r"No bootstrap code loaded"],
+         seen=r"No bootstrap code loaded", status=0, timeout=60),
+    dict(name="Xen with a Linux dom0", args=[
+        "--kernel", "{others}/xen", "--memory", "1G", "--translator", "on",
+        "--cmdline", "com1=115200,8n1,0x3f8,4 console=com1 dom0_mem=512M",
+        "--module", "{stock}/vmlinuz console=hvc0 sosia.run=uname", "--module", "{stock}/initrd.img"],
+         expect=[r"Xen version 4\.17", r"Dom0 has maximum", r"Linux version 6", r"exit status 0", r"ACPI S5"],
+         status=0, timeout=240, engine="soft"),
+    # needs the BIOS's interrupts
+    dict(name="iPXE is refused", args=["--kernel", "{others}/ipxe.lkrn"], expect=[r"real-mode entry"], status=2,
+         timeout=20),
 ]

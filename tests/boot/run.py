@@ -134,7 +134,8 @@ def run_case(case, opt, tmp):
     if any("{qcow2}" in a for a in case["args"]):
         subprocess.run([opt.sosia, "image", "create", qcow2, "8M"], check=True)
     names = dict(qcow2=qcow2, cloud="build/guests/linux-cloud-amd64", stock="build/guests/linux-amd64",
-                 memtest="build/guests/memtest/memtest.bin", disk=disk, tmp=tmp)
+                 rt="build/guests/linux-rt-amd64", pae="build/guests/linux-686-pae",
+                 others="build/guests/others", memtest="build/guests/memtest/memtest.bin", disk=disk, tmp=tmp)
     command = [opt.sosia, "run", "--engine", opt.engine, *substitute(case["args"], names)]
     if missing_guest(command):
         return "skip", "%s is not there" % missing_guest(command)
@@ -160,6 +161,8 @@ def main():
     opt = parser.parse_args()
     count = dict(passed=0, failed=0, skipped=0)
     for case in CASES:
+        if case.get("engine", opt.engine) != opt.engine:
+            continue
         if opt.pattern and not any(p in case["name"] for p in opt.pattern):
             continue
         with tempfile.TemporaryDirectory() as tmp:

@@ -78,6 +78,19 @@ static void test_entry64(void **state) {
     boot_fixture_done(&f);
 }
 
+static void test_real_mode_only(void **state) {
+    struct boot_fixture f;
+    struct image img;
+    (void)state;
+    boot_fixture_init(&f, 64 * MIB, 0);
+    make(&img, &f.req.kernel);
+    put16(img.file, 0x206, 0x207);
+    put32(img.file, 0x214, 0);
+    assert_int_equal(boot_load(&f.req, &f.state, &f.err), -ERR_UNSUPPORTED);
+    assert_non_null(strstr(f.err.text, "BIOS"));
+    boot_fixture_done(&f);
+}
+
 static void test_entry32(void **state) {
     struct boot_fixture f;
     struct image img;
@@ -190,7 +203,7 @@ static void test_foreign(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_entry64),
-        cmocka_unit_test(test_entry32),
+        cmocka_unit_test(test_entry32), cmocka_unit_test(test_real_mode_only),
         cmocka_unit_test(test_relocated_when_small),
         cmocka_unit_test(test_initrd_above_4g),
         cmocka_unit_test(test_bad),
