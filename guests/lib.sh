@@ -126,25 +126,52 @@ pack_initramfs() {
     mv "$2.tmp" "$2"
 }
 
-# deb_root DIR PACKAGE...: the files of packages and all they depend on, as one root folder. Nothing is
-# installed on the host and no package script runs.
+# fetch_debs NAME...: downloads those that are missing with one call.
+fetch_debs() {
+    _missing=
+    mkdir -p "$GUESTS/deb"
+    for _p in "$@"; do
+        [ -f "$GUESTS/deb/$_p.deb" ] || _missing="$_missing $_p"
+    done
+    [ -n "$_missing" ] || return 0
+    _tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
+    # shellcheck disable=SC2086
+    (cd "$_tmp" && apt-get -qq -o APT::Sandbox::User=root download $_missing >/dev/null)
+    for _f in "$_tmp"/*.deb; do
+        _p=$(basename "$_f")
+        mv "$_f" "$GUESTS/deb/${_p%%_*}.deb"
+    done
+    rmdir "$_tmp"
+}
+
+# What only drivers of graphic cards need, and what configures a system that is installed
+DEB_SKIP='^(libgl1-mesa-dri|libllvm[0-9]*|libz3-4|adduser|debconf|cdebconf|passwd|login|libpam.*|init-system-helpers|systemd.*|udev)$'
+
+# deb_root DIR PACKAGE...: the files of packages and all they depend on, as one root folder with /usr
+# merged. Nothing is installed on the host and no package script runs.
 deb_root() {
     _into=$1
     shift
-    mkdir -p "$GUESTS" "$_into"
-    : >"$GUESTS/no-packages"
     for _try in 1 2; do
-        _names=$(apt-get -s -o Dir::State::status="$PWD/$GUESTS/no-packages" -o Debug::NoLocking=1 \
-            --no-install-recommends install "$@" 2>/dev/null | awk '$1 == "Inst" {print $2}')
+        _names=$(apt-get -s -o Dir::State::status=/dev/null -o Debug::NoLocking=1 \
+            --no-install-recommends install "$@" 2>/dev/null |
+            awk '$1 == "Inst" {print $2}' | grep -vE "$DEB_SKIP" | sort -u)
         [ -z "$_names" ] || break
         apt-get -qq update >/dev/null # a fresh machine has no package lists
     done
     [ -n "$_names" ] || return 1
-    for _p in $_names; do
-        dpkg-deb -x "$(fetch_deb "$_p")" "$_into"
+    # shellcheck disable=SC2086
+    fetch_debs $_names
+    for _d in bin sbin lib lib32 lib64 libx32; do
+        mkdir -p "$_into/usr/$_d"
+        ln -s "usr/$_d" "$_into/$_d"
+    done
+    for _name in $_names; do
+        dpkg-deb --fsys-tarfile "$GUESTS/deb/$_name.deb" |
+            tar -x --no-same-owner --keep-directory-symlink -C "$_into"
     done
     chmod 755 "$_into"
-    ln -sf bash "$_into/bin/sh"
+    [ -e "$_into/bin/sh" ] || ln -s bash "$_into/bin/sh"
     mkdir -p "$_into/proc" "$_into/sys" "$_into/dev" "$_into/tmp" "$_into/root"
 }
 

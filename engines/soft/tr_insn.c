@@ -318,9 +318,12 @@ static bool flags_needed(const struct tr_insn *ti) {
     return i->flags_read || (i->flags_write && (ti->live_out & ~tr_flags_killed(i)));
 }
 
+/* Locked ones: the host may forbid them over two cache lines (#AC); then the interpreter makes the
+ * other vCPUs stand still. */
 static void put_point(struct soft_tr *t, const struct tr_insn *ti) {
     u16 id = ti->insn.id;
-    if (ti->vector || id == INSN_DIV || id == INSN_IDIV || id == INSN_CMPXCHG16B) {
+    bool locked = (ti->insn.prefixes & PREFIX_LOCK) || id == INSN_XCHG;
+    if (ti->vector || locked || id == INSN_DIV || id == INSN_IDIV || id == INSN_CMPXCHG16B) {
         t->points[t->point_count++] =
             (struct tr_point){.rip = ti->rip, .host = t->used, .flags_saved = t->saved};
     }

@@ -26,53 +26,10 @@ echo "guest debian-$name: $*"
 rm -rf "$out"
 mkdir -p "$out/root"
 
-# What only the drivers of graphic cards need, and what configures a system that is installed
-skip='^(libgl1-mesa-dri|libllvm[0-9]*|libz3-4|adduser|debconf|cdebconf|passwd|login|libpam.*|init-system-helpers|systemd.*|udev)$'
-
-# The packages with all that they need, on a machine that has nothing
-package_closure() {
-    apt-get -s -o Dir::State::status=/dev/null -o APT::Install-Recommends=false install "$@" 2>/dev/null |
-        awk '$1 == "Inst" {print $2}' | grep -vE "$skip" | sort -u
-}
-
-# fetch_debs NAME...: downloads those that are missing with one call
-fetch_debs() {
-    missing=
-    for p in "$@"; do
-        [ -f "$GUESTS/deb/$p.deb" ] || missing="$missing $p"
-    done
-    [ -n "$missing" ] || return 0
-    tmp=$(mktemp -d "$GUESTS/deb/tmp.XXXXXX")
-    # shellcheck disable=SC2086
-    (cd "$tmp" && apt-get -qq -o APT::Sandbox::User=root download $missing >/dev/null)
-    for f in "$tmp"/*.deb; do
-        p=$(basename "$f")
-        mv "$f" "$GUESTS/deb/${p%%_*}.deb"
-    done
-    rmdir "$tmp"
-}
-
-list=$(package_closure "$@" || true)
-if [ -z "$list" ]; then
-    apt-get -qq update >/dev/null # a fresh machine has no package lists
-    list=$(package_closure "$@")
-fi
-mkdir -p "$GUESTS/deb"
-# shellcheck disable=SC2086
-fetch_debs $list
-
 root=$out/root
-for d in bin sbin lib lib32 lib64 libx32; do
-    mkdir -p "$root/usr/$d"
-    ln -s "usr/$d" "$root/$d"
-done
-for p in $list; do
-    dpkg-deb --fsys-tarfile "$GUESTS/deb/$p.deb" |
-        tar -x --no-same-owner --keep-directory-symlink -C "$root"
-done
+deb_root "$root" "$@"
 rm -rf "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale "$root"/usr/share/info
-mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/run" "$root/extra" "$root/root" "$root/etc"
-[ -e "$root/bin/sh" ] || ln -s dash "$root/bin/sh"
+mkdir -p "$root/run" "$root/extra" "$root/etc"
 [ -e "$root/usr/bin/awk" ] || ln -s mawk "$root/usr/bin/awk"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"

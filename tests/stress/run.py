@@ -3,7 +3,7 @@
 """usage: tests/stress/run.py [--long] [--engine soft] [--translator on|off] [--log DIR] [PATTERN...]
 
 Boots Debian's kernel with the programs of tests/stress and looks at what they find out about themselves
-(docs/testing.md). Without --long: a bounded part for CI. PATTERN selects machines or items by name.
+(docs/testing.md). Without --long: a bounded part for CI. PATTERN selects machines or items by name ("1 processor", jit).
 Prints a line for each item and, last, "stress: N passed, N failed, N skipped".
 """
 import argparse
@@ -25,14 +25,19 @@ MORE_CLASSES = ["ng:" + c for c in ("bsearch", "qsort", "context", "sigfpe", "si
                                     "vecwide", "fp", "prime", "crypt", "getrandom", "rseq", "membarrier",
                                     "sigabrt", "sigsuspend", "x86syscall", "vdso", "shm", "userfaultfd", "tlb-shootdown")]
 
-# name, processors, MiB, seconds for each program, items
+# A code cache so small that it is emptied all the time
+SMALL_CACHE = ["--code-cache", "1"]
+
+# name, processors, MiB, seconds for each program, items, options
 SHORT = [
-    ("1 processor", 1, 512, 1, PROGRAMS + ["debug"]),
-    ("2 processors", 2, 768, 1, PROGRAMS + CLASSES + ["userland"]),
-    ("4 processors", 4, 512, 1, ["crossmod", "maprace", "order", "kernelpoke", "forks"]),
+    ("1 processor", 1, 512, 1, PROGRAMS + ["debug"], []),
+    ("2 processors", 2, 768, 1, PROGRAMS + CLASSES + ["userland"], []),
+    ("4 processors", 4, 512, 1, ["crossmod", "maprace", "order", "kernelpoke", "forks"], []),
+    ("2 processors, small cache", 2, 512, 1, ["crossmod", "jit", "signals", "kernelpoke"], SMALL_CACHE),
 ]
-LONG = [("%d processor%s" % (n, "s"[n == 1:]), n, 1536, 15, PROGRAMS + CLASSES + MORE_CLASSES + ["userland", "debug"])
+LONG = [("%d processor%s" % (n, "s"[n == 1:]), n, 1536, 15, PROGRAMS + CLASSES + MORE_CLASSES + ["userland", "debug"], [])
         for n in (1, 2, 4)]
+LONG += [("2 processors, small cache", 2, 1024, 15, PROGRAMS, SMALL_CACHE)]
 
 # What the kernel says when it was hurt
 HURT = re.compile(r"(?m)^.*(BUG:|Oops|general protection|Kernel panic|soft lockup|hard LOCKUP|blocked for more than|"
@@ -63,11 +68,12 @@ def difference(want, got):
     return None
 
 
-def boot(opt, cpus, memory, seconds, items, limit, log):
+def boot(opt, machine, seconds, limit, log):
     """Returns what the guest said, and whether it came to its end."""
+    _, cpus, memory, _, items, options = machine
     run = "/extra/guest.sh %s %s" % (seconds, " ".join(items))
     command = [opt.sosia, "run", "--engine", opt.engine, *(["--translator", opt.translator] if opt.translator else []),
-               "--cpus", str(cpus), "--memory", "%dM" % memory, "--kernel", KERNEL,
+               *options, "--cpus", str(cpus), "--memory", "%dM" % memory, "--kernel", KERNEL,
                "--initrd", "build/stress/initrd.img", "--disk", ROOT + "/root.img,readonly",
                "--cmdline", 'console=ttyS0 loglevel=4 sosia.run="%s"' % run]
     with open(log, "wb") as f:
@@ -112,15 +118,16 @@ def main():
     count = dict(passed=0, failed=0, skipped=0)
     natives = {}
     os.makedirs(opt.log, exist_ok=True)
-    for name, cpus, memory, seconds, items in LONG if opt.long else SHORT:
-        if opt.pattern and not any(p in name for p in opt.pattern):
+    for name, cpus, memory, seconds, items, options in LONG if opt.long else SHORT:
+        if opt.pattern and name not in opt.pattern:
             items = [i for i in items if i in opt.pattern]
         if not items:
             continue
         seconds = opt.seconds or seconds
         start = time.time()
-        log = os.path.join(opt.log, name.replace(" ", "-") + ".log")
-        text, ended = boot(opt, cpus, memory, seconds, items, 300 + len(items) * (seconds * 4 + 20), log)
+        log = os.path.join(opt.log, re.sub(r"\W+", "-", name) + ".log")
+        machine = (name, cpus, memory, seconds, items, options if opt.translator == "on" else [])
+        text, ended = boot(opt, machine, seconds, 300 + len(items) * (seconds * 4 + 20), log)
         results = [(item, judge(item, text, natives)) for item in items]
         hurt = HURT.search(text)
         results.append(("kernel", hurt.group(0) if hurt else None if ended else "the machine did not power off"))
