@@ -11,8 +11,9 @@ case $purpose in
 build) ;;
 run) packages="$packages cpio kmod" ;;
 test) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
-    libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 qemu-utils procps" ;;
-bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps" ;;
+    libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 qemu-utils procps iproute2 iperf3 curl openssh-client
+    passt" ;;
+bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps libslirp0" ;;
 *)
     echo "usage: setup.sh build|run|test|bench" >&2
     exit 2

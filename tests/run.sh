@@ -62,10 +62,11 @@ stage_guest() { stage guest 600 tests/guest/run.sh; }
 stage_gdb() { stage gdb 300 tests/gdb/run.sh; }
 stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$LOGS/boot"; }
 stage_stress() { stage stress 900 sh -c "tests/stress/build.sh && tests/stress/run.py --translator on --log $LOGS/stress"; }
+stage_net() { stage net 480 sh -c "guests/net/build.sh && python3 tests/net/run.py"; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli storage guest gdb boot stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli storage guest gdb boot net stress amd
 fi
 for s in "$@"; do
     "stage_$s"

@@ -2,6 +2,7 @@
 /*
  * usage: netprobe serve PORT            echo: each byte received is answered with one
  *        netprobe rr ADDRESS PORT SEC   requests of one byte, one after the other
+ *        netprobe udp PORT              echo of datagrams
  *        netprobe sink PORT             takes connections and throws away what comes
  *        netprobe send ADDRESS PORT SEC sends as much as goes
  *        netprobe flood IFACE SEC [MAC] Ethernet frames from random sources, or from MAC, to all
@@ -136,6 +137,22 @@ static void bulk_send(const char *address, int port, double seconds) {
     printf("send %.0f bytes per second\n", bytes / (now() - start));
 }
 
+static void udp_echo(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)}, from;
+    socklen_t len = sizeof(from);
+    char buf[2048];
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a))) {
+        die("bind");
+    }
+    for (;;) {
+        ssize_t n = recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&from, &len);
+        if (n >= 0) {
+            sendto(fd, buf, (size_t)n, 0, (struct sockaddr *)&from, len);
+        }
+    }
+}
+
 /* --- Ethernet --------------------------------------------------------------------------------- */
 
 static int raw_socket(const char *name) {
@@ -240,6 +257,8 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (!strcmp(what, "serve")) {
         serve(atoi(argv[2]), echo);
+    } else if (!strcmp(what, "udp")) {
+        udp_echo(atoi(argv[2]));
     } else if (!strcmp(what, "sink")) {
         serve(atoi(argv[2]), sink);
     } else if (!strcmp(what, "rr") && argc > 4) {
@@ -253,7 +272,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(what, "shout") && argc > 4) {
         shout(argv[2], atof(argv[3]), atoi(argv[4]));
     } else {
-        fputs("usage: netprobe serve|sink|rr|send|flood|hear|shout ...\n", stderr);
+        fputs("usage: netprobe serve|udp|sink|rr|send|flood|hear|shout ...\n", stderr);
         return 2;
     }
     return 0;

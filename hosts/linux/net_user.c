@@ -158,8 +158,8 @@ static void give_to_slirp(struct net_user *u, u8 *data, u32 len) {
 }
 
 static void ring_take(struct net_user *u) {
-    u32 tail = u->tail, head;
-    while (tail != (head = __atomic_load_n(&u->head, __ATOMIC_ACQUIRE))) {
+    u32 tail = u->tail;
+    while (tail != __atomic_load_n(&u->head, __ATOMIC_ACQUIRE)) {
         u8 *at = u->ring + (tail & (RING_SIZE - 1));
         u32 len;
         memcpy(&len, at, 4);

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""usage: bench/net.py [--rounds N] [--seconds S]
+
+Networks: TCP throughput and requests of one byte through the user network (NAT, libslirp in both monitors)
+and from guest to guest (Sosia's switch; QEMU's socket back end, which joins two machines directly), in Sosia
+and in QEMU with the same kernel, initramfs and measuring program (guests/net/netprobe.c), one after the
+other, N times round; and on the host's own loopback. Prints medians and ratios; nothing is asserted.
+"""
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "net"))
+from lib import CMDLINE, INITRD, KERNEL, Machine, end_all, free_port, run  # noqa: E402
+
+PROBE = "build/bench/netprobe"
+ROWS = ["user in", "user out", "user rr", "guest to guest", "guest rr"]
+
+
+def qemu(netdev, mac, name):
+    return Machine(name=name, command=[
+        "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "128", "-nographic", "-nodefaults", "-no-reboot",
+        "-serial", "stdio", "-kernel", KERNEL, "-initrd", INITRD, "-append", CMDLINE, "-netdev", netdev + ",id=n",
+        "-device", "virtio-net-pci,netdev=n,romfile=,mac=" + mac])
+
+
+def measure(text):
+    m = re.search(r"(?:rr|send) ([\d.]+)", text)
+    return float(m.group(1)) if m else None
+
+
+def connect(port):
+    """A forward accepts before the guest listens: wait until something comes back."""
+    for _ in range(50):
+        if measure(run([PROBE, "rr", "127.0.0.1", str(port), "0.1"], check=False)):
+            return
+        time.sleep(0.2)
+
+
+def user_rows(make, seconds):
+    sink, echo = free_port(), free_port()
+    host = free_port()
+    server = subprocess.Popen([PROBE, "sink", str(host)])
+    m = make("user,hostfwd=tcp:127.0.0.1:%d-:9001,hostfwd=tcp:127.0.0.1:%d-:9002" % (sink, echo))
+    try:
+        m.do("netup", 60)
+        m.do("(netprobe sink 9001 &); (netprobe serve 9002 &)")
+        connect(echo)
+        return {
+            "user in": measure(run([PROBE, "send", "127.0.0.1", str(sink), str(seconds)], 120)),
+            "user out": measure(m.do("netprobe send 10.0.2.2 %d %s" % (host, seconds), 120)),
+            "user rr": measure(run([PROBE, "rr", "127.0.0.1", str(echo), str(seconds)], 120)),
+        }
+    finally:
+        server.kill()
+        server.wait()
+        end_all()
+
+
+def pair_rows(pair, seconds):
+    a, b = pair()
+    try:
+        for m, address in ((a, "10.1.0.1/24"), (b, "10.1.0.2/24")):
+            m.do("netup " + address, 60)
+        a.do("(netprobe sink 9001 &); (netprobe serve 9002 &)")
+        b.do("ping -c 1 -w 30 10.1.0.1", 60)
+        return {"guest to guest": measure(b.do("netprobe send 10.1.0.1 9001 %s" % seconds, 120)),
+                "guest rr": measure(b.do("netprobe rr 10.1.0.1 9002 %s" % seconds, 120))}
+    finally:
+        end_all()
+
+
+def sosia(translator):
+    def pair():
+        name = "bench%d" % os.getpid()
+        return [Machine("switch=" + name, translator=translator, name=n) for n in ("a", "b")]
+
+    return {"user": lambda net: Machine(net, translator=translator, name="user"), "pair": pair}
+
+
+def qemu_tcg():
+    def pair():
+        port = free_port()
+        first = qemu("socket,listen=127.0.0.1:%d" % port, "52:54:00:00:00:01", "a")
+        time.sleep(1)
+        return first, qemu("socket,connect=127.0.0.1:%d" % port, "52:54:00:00:00:02", "b")
+
+    return {"user": lambda net: qemu(net, "52:54:00:00:00:03", "user"), "pair": pair}
+
+
+def native(seconds):
+    sink, echo = free_port(), free_port()
+    servers = [subprocess.Popen([PROBE, "sink", str(sink)]), subprocess.Popen([PROBE, "serve", str(echo)])]
+    try:
+        connect(echo)
+        send = measure(run([PROBE, "send", "127.0.0.1", str(sink), str(seconds)], 60))
+        rr = measure(run([PROBE, "rr", "127.0.0.1", str(echo), str(seconds)], 60))
+    finally:
+        for s in servers:
+            s.kill()
+            s.wait()
+    return {"user in": send, "user out": send, "user rr": rr, "guest to guest": send, "guest rr": rr}
+
+
+def cell(row, value):
+    if not value:
+        return "-"
+    if row.endswith("rr"):
+        return "%.0f /s" % value
+    return "%.0f MB/s" % (value / 1e6)
+
+
+def print_table(results):
+    names = list(results)
+    median = {n: {r: statistics.median([x[r] for x in runs if x.get(r)] or [0]) for r in ROWS}
+              for n, runs in results.items()}
+    print("%-16s" % "row" + "".join("%14s" % n for n in names) + "   soft/qemu     tr/qemu")
+    for row in ROWS:
+        q = median["qemu-tcg"][row]
+        ratios = ["%.2f" % (median[n][row] / q) if q else "-" for n in ("sosia-soft", "sosia-tr")]
+        print("%-16s" % row + "".join("%14s" % cell(row, median[n][row]) for n in names) + "%12s%12s" % tuple(ratios))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3)
+    opt = parser.parse_args()
+    os.makedirs("build/bench", exist_ok=True)
+    run(["gcc", "-O2", "-o", PROBE, "guests/net/netprobe.c"])
+    run(["guests/net/build.sh"], 600)
+    monitors = {"sosia-soft": sosia("off"), "sosia-tr": sosia("on"), "qemu-tcg": qemu_tcg()}
+    results = {"host": [], **{n: [] for n in monitors}}
+    for i in range(opt.rounds):
+        results["host"].append(native(opt.seconds))
+        for name, m in monitors.items():
+            print("round %d: %s" % (i + 1, name), flush=True)
+            results[name].append({**user_rows(m["user"], opt.seconds), **pair_rows(m["pair"], opt.seconds)})
+    print()
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()
