@@ -80,6 +80,7 @@ int cmd_verify(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_image(int argc, char **argv);
+int cmd_sensitivity(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

@@ -22,6 +22,7 @@ static const struct verb verbs[] = {
     {"image", cmd_image, "make, check, convert and resize disk images"},
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
     {"switch", cmd_switch, "show the ports of a switch between machines"},
+    {"sensitivity", cmd_sensitivity, "find the sensitive instructions, and whether they trap"},
     {"version", cmd_version, "show the version"},
     {"help", cmd_help, "show this text"},
 };
@@ -29,7 +30,7 @@ static const struct verb verbs[] = {
 static void usage(FILE *to) {
     fputs("usage: sosia VERB [OPTIONS]\n\nA virtual machine monitor for x86-64.\n\n", to);
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
-        fprintf(to, "  %-9s %s\n", verbs[i].name, verbs[i].help);
+        fprintf(to, "  %-11s %s\n", verbs[i].name, verbs[i].help);
     }
     fputs("\n`sosia VERB --help` shows a verb's options.\n", to);
 }

@@ -7,7 +7,7 @@ _sosia() {
         --code-cache --verify --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu sensitivity switch version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then

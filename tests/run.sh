@@ -58,6 +58,7 @@ stage_conform() { stage conform 300 make -s -j"$JOBS" conform; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 rt-amd64 686-pae && guests/memtest/build.sh && guests/others/build.sh"; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_storage() { stage storage 420 make -s -j"$JOBS" storage-test; }
+stage_sensitivity() { stage sensitivity 500 tests/sensitivity/run.sh; }
 stage_guest() { stage guest 600 tests/guest/run.sh; }
 stage_gdb() { stage gdb 300 tests/gdb/run.sh; }
 stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$LOGS/boot"; }
@@ -66,7 +67,7 @@ stage_net() { stage net 480 sh -c "guests/net/build.sh && python3 tests/net/run.
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli storage guest gdb boot net stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli sensitivity storage guest gdb boot net stress amd
 fi
 for s in "$@"; do
     "stage_$s"

@@ -3,6 +3,7 @@
 #ifndef ENGINES_SOFT_ENGINE_H
 #define ENGINES_SOFT_ENGINE_H
 
+#include "core/cpu/decode.h"
 #include "core/if/mutex.h"
 #include "engines/soft/soft.h"
 
@@ -41,6 +42,14 @@ struct soft_vm {
 static inline struct soft_vcpu *soft_of(struct engine_vcpu *ev) {
     return ev->priv;
 }
+
+/* How translated code treats an instruction; SOFT_CALLOUT where there is no translator. */
+enum soft_handling {
+    SOFT_IDENTICAL, /* the same instruction, its memory operand redirected */
+    SOFT_INLINE,    /* other instructions in its place */
+    SOFT_CALLOUT,   /* a call of C code, or the interpreter */
+};
+enum soft_handling soft_tr_handling(struct engine_vcpu *vcpu, const struct insn *insn);
 
 /* run.c */
 int soft_run(struct engine_vcpu *ev, struct vm_exit *exit);

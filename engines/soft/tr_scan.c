@@ -120,6 +120,25 @@ static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
     return i->flags & INSN_ENDS_BLOCK ? CLASS_STEP_END : class_other(t, ti);
 }
 
+enum soft_handling soft_tr_handling(struct engine_vcpu *vcpu, const struct insn *insn) {
+    const struct soft_tr *t = soft_of(vcpu)->tr;
+    struct tr_insn ti = {.insn = *insn};
+    if (!t || insn->mode != 64) {
+        return SOFT_CALLOUT;
+    }
+    switch (classify(t, &ti)) {
+    case CLASS_COPY:
+    case CLASS_LEA:
+    case CLASS_NOP:
+        return SOFT_IDENTICAL;
+    case CLASS_STEP:
+    case CLASS_STEP_END:
+        return SOFT_CALLOUT;
+    default:
+        return SOFT_INLINE;
+    }
+}
+
 /* --- the walk ----------------------------------------------------------------------------------
  */
 

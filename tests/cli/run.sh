@@ -48,9 +48,12 @@ good 'usage: sosia run' run --help
 good '^sosia [0-9]' version
 good '^sosia [0-9]' --version
 good "avx2" cpu
+good 'usage: sosia sensitivity' sensitivity --help
 
 refuse 'unknown verb' frobnicate
 refuse 'no kernel' run
+refuse "wrong or missing value of '--mode'" sensitivity --mode 16
+refuse 'unknown option' sensitivity --frobnicate
 refuse 'unknown option' run --frobnicate
 refuse 'unknown option or missing value' run --kernel
 refuse "not an option" run --kernel "$KERNEL" extra

@@ -47,5 +47,17 @@ linux "Linux, 4 vCPUs, disk" 4 \
     "same" --disk disk.img
 linux "Linux, virtio over MMIO" 2 "dd if=/dev/hwrng bs=64 count=1 | wc -c; echo cpus \$(nproc)" "cpus 2" --transport mmio
 
+# The analyser finds here what it finds on the software engine (tests/sensitivity).
+for name in POPF PUSHF SMSW SGDT LAR; do
+    timeout 100 ./sosia sensitivity --engine kvm --mode 64 --no-native --only $name >out 2>&1 &&
+        grep -q 'SENSITIVE, UNPRIVILEGED' out && grep -q 'Theorem 1.*does not hold' out
+    result "sensitivity of $name" $?
+done
+for name in HLT WRMSR LGDT; do
+    timeout 100 ./sosia sensitivity --engine kvm --mode 64 --no-native --all --only $name >out 2>&1 &&
+        grep -q 'sensitive, privileged' out && grep -q 'Theorem 1.*: holds' out
+    result "sensitivity of $name" $?
+done
+
 echo "amd: $passed passed, $failed failed"
 [ $failed -eq 0 ]
