@@ -5,16 +5,18 @@
  * function either does the whole, or changes nothing and returns false; the general code
  * (syscall.c, iret.c, exc.c) is the reference and has the manual's sections.
  *
- * Not taken while single steps or breakpoints need a look at each instruction (c->one).
+ * Not taken while single steps or breakpoints need a look at each instruction (c->one), nor by the
+ * interpreter in lock-step, whose memory is a copy (verify.c).
  */
 #include "engines/soft/mem.h"
 #include "engines/soft/sys.h"
+#include "engines/soft/verify.h"
 
 /* --- parts -------------------------------------------------------------------------------------
  */
 
 static bool usual(const struct soft_vcpu *c) {
-    return c->mode == 64 && !c->one && !c->watch && !(c->s.events.shadow);
+    return c->mode == 64 && !c->one && !c->watch && !c->s.events.shadow && !soft_verify_shadow(c);
 }
 
 /* Host address of plain RAM that may be read or written now; NULL: not in the cache. */
