@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cmd/boot_disk.h"
 #include "cmd/cmd.h"
 #include "cmd/gdb_server.h"
 #include "core/board/pc.h"
@@ -23,6 +24,7 @@ struct run {
     struct engine_caps caps;
     struct machine_config cfg;
     struct blob module_file[OPT_MAX_MODULES];
+    struct boot_disk boot;                    /* with --boot disk */
     struct char_backend *stream[MAX_STREAMS]; /* to close */
     u32 stream_count;
     struct pc *pc;
@@ -162,7 +164,20 @@ static int module_map(struct run *r, u32 i, struct err *err) {
     return rc;
 }
 
+static int boot_map(struct run *r, struct err *err) {
+    int rc = boot_disk_load(linux_host_host(r->lh), &r->o.disk[0].open, &r->boot, err);
+    if (!rc) {
+        r->cfg.kernel = r->boot.kernel;
+        r->cfg.initrd = r->boot.initrd;
+        r->cfg.cmdline = r->o.cmdline ? r->o.cmdline : r->boot.cmdline;
+    }
+    return rc;
+}
+
 static int files_map(struct run *r, struct err *err) {
+    if (r->o.boot_disk) {
+        return boot_map(r, err);
+    }
     int rc = file_map("kernel", r->o.kernel, &r->cfg.kernel, err);
     if (!rc && r->o.initrd) {
         rc = file_map("initrd", r->o.initrd, &r->cfg.initrd, err);

@@ -19,6 +19,7 @@ enum option_id {
     OPT_INITRD,
     OPT_CMDLINE,
     OPT_DISK,
+    OPT_BOOT,
     OPT_NET,
     OPT_CONSOLE,
     OPT_VIRTIO_CONSOLE,
@@ -46,6 +47,7 @@ static const struct option long_options[] = {
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"cmdline", required_argument, NULL, OPT_CMDLINE},
     {"disk", required_argument, NULL, OPT_DISK},
+    {"boot", required_argument, NULL, OPT_BOOT},
     {"net", required_argument, NULL, OPT_NET},
     {"console", required_argument, NULL, OPT_CONSOLE},
     {"virtio-console", required_argument, NULL, OPT_VIRTIO_CONSOLE},
@@ -70,6 +72,9 @@ static const char help_text[] =
     "usage: sosia run --kernel FILE [OPTIONS]\n"
     "       sosia run --config FILE [OPTIONS]\n\n"
     "Runs a virtual machine until the guest powers off or resets. Ctrl-A x leaves at once.\n\n"
+    "  --boot disk              the kernel and initial RAM disk in the first disk's ext4 "
+    "(/vmlinuz,\n"
+    "                           /boot/vmlinuz-VERSION) instead of --kernel\n"
     "  --kernel FILE            bzImage, vmlinux with a PVH note, or Multiboot image\n"
     "  --initrd FILE            initial RAM disk\n"
     "  --module 'FILE [ARGS]'   a further Multiboot or PVH module; may be repeated\n"
@@ -209,6 +214,11 @@ static int parse_disk(struct run_options *o, const char *arg, struct err *err) {
     return rc;
 }
 
+static int parse_boot(struct run_options *o, const char *arg, struct err *err) {
+    o->boot_disk = !strcmp(arg, "disk");
+    return o->boot_disk ? 0 : ERR_SET(err, ERR_INVAL, "--boot %s: only 'disk' is offered", arg);
+}
+
 static int parse_net(struct run_options *o, const char *arg, struct err *err) {
     if (o->net_count == OPT_MAX_NETS) {
         return ERR_SET(err, ERR_INVAL, "--net: at most %d cards", OPT_MAX_NETS);
@@ -321,6 +331,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return 0;
     case OPT_DISK:
         return parse_disk(o, arg, err);
+    case OPT_BOOT:
+        return parse_boot(o, arg, err);
     case OPT_NET:
         return parse_net(o, arg, err);
     case OPT_CONSOLE:
@@ -379,8 +391,12 @@ static int preload_config(struct run_options *o, int argc, char **argv, struct e
 }
 
 static int check_complete(const struct run_options *o, struct err *err) {
-    if (!o->kernel) {
-        return ERR_SET(err, ERR_INVAL, "no kernel: give --kernel FILE or --config FILE");
+    if (o->boot_disk && (o->kernel || o->initrd || !o->disk_count)) {
+        return ERR_SET(err, ERR_INVAL, "--boot disk needs a --disk, and no --kernel or --initrd");
+    }
+    if (!o->kernel && !o->boot_disk) {
+        return ERR_SET(err, ERR_INVAL,
+                       "no kernel: give --kernel FILE, --config FILE or --boot disk");
     }
     if (!strcmp(o->console, "stdio") && !strcmp(o->virtio_console, "stdio")) {
         return ERR_SET(err, ERR_INVAL, "--console and --virtio-console cannot both be stdio");

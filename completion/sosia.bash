@@ -2,7 +2,7 @@
 # bash completion for sosia: source it, or copy it to /usr/share/bash-completion/completions/sosia
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local options="--kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
+    local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
         --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --translator
         --code-cache --verify --help"
     COMPREPLY=()
@@ -32,6 +32,7 @@ _sosia() {
     --kernel | --initrd | --config | --disk | --module) compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W "auto kvm soft" -- "$cur") ;;
+    --boot) mapfile -t COMPREPLY < <(compgen -W "disk" -- "$cur") ;;
     --net) mapfile -t COMPREPLY < <(compgen -W "none" -- "$cur") ;;
     --console | --virtio-console | --debugcon)
         mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;

@@ -10,7 +10,7 @@ packages="gcc libc6-dev make libjansson-dev libslirp-dev liburing-dev zlib1g-dev
 case $purpose in
 build) ;;
 run) packages="$packages cpio kmod" ;;
-test) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
+test) packages="$packages cpio e2fsprogs fdisk kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
     libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 qemu-utils procps iproute2 iperf3 curl openssh-client
     passt" ;;
 bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps libslirp0" ;;

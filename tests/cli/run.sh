@@ -89,6 +89,9 @@ good '^$' image convert --to raw "$tmp/d.qcow2" "$tmp/d.raw"
 good 'same' image compare "$tmp/d.raw" "$tmp/d.qcow2"
 good '^$' image create --backing-file d.qcow2 --backing-format qcow2 "$tmp/o.qcow2"
 good '^$' image commit --backing "$tmp/o.qcow2"
+refuse 'has no ext4 file system' run --disk "$tmp/d.qcow2" --boot disk
+refuse 'needs a --disk' run --boot disk
+refuse "only 'disk'" run --boot floppy --disk "$tmp/d.qcow2"
 refuse 'not create, info' image bogus
 refuse 'wrong number of files' image info
 refuse 'needs a file and a size' image create "$tmp/x"
