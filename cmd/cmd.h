@@ -44,6 +44,7 @@ struct run_options {
     u32 module_count;
     struct engine_translator translator;
     bool boot_disk; /* kernel and initial RAM disk are in the first disk */
+    const char *perf_map; /* file of guest symbols, "" for none; NULL: no map */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */
@@ -82,6 +83,7 @@ int cmd_cpu(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_sensitivity(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

@@ -23,6 +23,7 @@ static const struct verb verbs[] = {
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
     {"switch", cmd_switch, "show the ports of a switch between machines"},
     {"sensitivity", cmd_sensitivity, "find the sensitive instructions, and whether they trap"},
+    {"stats", cmd_stats, "show the counters of a running machine"},
     {"version", cmd_version, "show the version"},
     {"help", cmd_help, "show this text"},
 };

@@ -12,8 +12,9 @@
 #include "cmd/boot_disk.h"
 #include "cmd/cmd.h"
 #include "cmd/gdb_server.h"
+#include "cmd/perf_map.h"
+#include "cmd/stats.h"
 #include "core/board/pc.h"
-#include "core/cpu/decode.h"
 
 enum { MAX_STREAMS = 4 };
 
@@ -29,6 +30,8 @@ struct run {
     u32 stream_count;
     struct pc *pc;
     struct gdb_server *gdb;
+    struct stats_server *stats;
+    struct perf_map *perf_map;
     int signal_fd;
     u64 main_ns;     /* host clock when the command began, */
     u64 started_ns;  /* and when the vCPUs were let go */
@@ -234,7 +237,11 @@ static int machine_create(struct run *r, struct err *err) {
     }
     r->cfg.caps = &r->caps;
     r->cfg.translator = r->o.translator;
-    rc = nets_open(r, err);
+    rc = r->o.perf_map ? perf_map_create(r->o.perf_map, &r->perf_map, err) : 0;
+    if (r->perf_map) {
+        perf_map_connect(r->perf_map, &r->cfg.translator);
+    }
+    rc = rc ? rc : nets_open(r, err);
     rc = rc ? rc : streams_open(r, err);
     rc = rc ? rc : pc_create(linux_host_host(r->lh), r->engine, &r->cfg, &r->pc, err);
     files_unmap(r);
@@ -268,6 +275,7 @@ static int machine_run(struct run *r, struct err *err) {
             return rc;
         }
     }
+    r->stats = stats_server_create(r->lh, vm, r->engine);
     r->started_ns = host_now(linux_host_host(r->lh));
     r->ready_ms = (double)(r->started_ns - r->main_ns) / 1e6;
     int rc = vm_start(vm, err);
@@ -295,7 +303,9 @@ static void signals_unwatch(struct run *r) {
 static void run_cleanup(struct run *r) {
     signals_unwatch(r);
     gdb_server_destroy(r->gdb);
+    stats_server_destroy(r->stats);
     pc_destroy(r->pc);
+    perf_map_destroy(r->perf_map);
     for (u32 i = 0; i < r->cfg.disk_count; i++) {
         r->cfg.disk[i].backend->ops->close(r->cfg.disk[i].backend);
     }
@@ -310,23 +320,6 @@ static void run_cleanup(struct run *r) {
     files_unmap(r);
     linux_host_destroy(r->lh);
     run_options_free(&r->o);
-}
-
-static void print_translator(u32 vcpu, const struct engine_tr_stats *s) {
-    if (!s->entries) {
-        return;
-    }
-    complain(
-        "stats: vCPU %u translator: %llu traces, %llu bytes to %llu, %llu entries, %llu misses, "
-        "%llu slow, %llu steps, %llu joins, %llu outdated, %llu flushes",
-        vcpu, (unsigned long long)s->blocks, (unsigned long long)s->bytes_in,
-        (unsigned long long)s->bytes_out, (unsigned long long)s->entries,
-        (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->steps,
-        (unsigned long long)s->links, (unsigned long long)s->kills, (unsigned long long)s->flushes);
-    for (size_t k = 0; k < ARRAY_LEN(s->step_top) && s->step_top[k].count; k++) {
-        complain("stats: vCPU %u steps %s %llu", vcpu, insn_name(s->step_top[k].id),
-                 (unsigned long long)s->step_top[k].count);
-    }
 }
 
 static void print_nets(struct run *r) {
@@ -346,6 +339,7 @@ static void print_nets(struct run *r) {
 
 /* Figures of the run, for benchmarks and the curious. */
 static void print_stats(struct run *r) {
+    static char text[STATS_TEXT_MAX];
     struct vm *vm = pc_vm(r->pc);
     struct engine_stats sum = {0};
     double seconds = (double)(host_now(linux_host_host(r->lh)) - r->started_ns) / 1e9;
@@ -356,7 +350,6 @@ static void print_stats(struct run *r) {
         sum.exits += s.exits;
         sum.interrupts += s.interrupts;
         sum.exceptions += s.exceptions;
-        print_translator(i, &s.tr);
     }
     complain(
         "stats: %.3f s, %llu instructions (%.1f M/s), %llu exits, %llu interrupts, %llu exceptions",
@@ -364,6 +357,10 @@ static void print_stats(struct run *r) {
         (unsigned long long)sum.exits, (unsigned long long)sum.interrupts,
         (unsigned long long)sum.exceptions);
     print_nets(r);
+    stats_text(vm, r->engine, text, sizeof(text));
+    for (char *rest = text, *line; (line = strsep(&rest, "\n")) && *line;) {
+        complain("stats: %s", line);
+    }
     complain("stats: ready to run %.3f ms after the start of the command", r->ready_ms);
     complain("stats: %llu KiB of memory beside guest RAM", (unsigned long long)own_memory_kib());
 }

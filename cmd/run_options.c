@@ -33,6 +33,7 @@ enum option_id {
     OPT_RNG,
     OPT_QUIET,
     OPT_STATS,
+    OPT_PERF_MAP,
     OPT_TRANSLATOR,
     OPT_CODE_CACHE,
     OPT_VERIFY,
@@ -61,6 +62,7 @@ static const struct option long_options[] = {
     {"rng", required_argument, NULL, OPT_RNG},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"stats", no_argument, NULL, OPT_STATS},
+    {"perf-map", optional_argument, NULL, OPT_PERF_MAP},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
     {"verify", optional_argument, NULL, OPT_VERIFY},
@@ -103,11 +105,14 @@ static const char help_text[] =
     "  --rng on|off             virtio entropy device (default: on)\n"
     "  --gdb tcp:ADDRESS:PORT|unix:PATH[,wait]\n"
     "                           serve a debugger; with wait nothing runs before it says so\n"
-    "  --trace LIST             exits,pio,mmio,irq,msr,virtio,pci,boot,vcpu,gdb or all\n"
+    "  --trace LIST             exits,pio,mmio,irq,msr,virtio,pci,boot,vcpu,gdb,translator\n"
+    "                           or all\n"
     "  --test-devices           QEMU's isa-debug-exit and pc-testdev\n"
     "  --config FILE            a machine in Firecracker's JSON format\n"
     "  --quiet                  no line about the engine\n"
     "  --stats                  print counters of the run at its end\n"
+    "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
+    "                           System.map of the guest's kernel\n"
     "  --translator on|off      soft engine: translate hot code (default off)\n"
     "  --code-cache MIB         soft engine: room for translated code per CPU (default 16)\n"
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
@@ -359,6 +364,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_rng(o, arg, err);
     case OPT_STATS:
         o->stats = true;
+        return 0;
+    case OPT_PERF_MAP:
+        o->perf_map = arg ? arg : "";
         return 0;
     case OPT_TRANSLATOR:
         return parse_translator(o, arg, err);

@@ -3,11 +3,11 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
-        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --translator
+        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --perf-map --translator
         --code-cache --verify --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu sensitivity switch version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -39,7 +39,7 @@ _sosia() {
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
     --rng | --translator) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
     --gdb) mapfile -t COMPREPLY < <(compgen -W "tcp:127.0.0.1:1234 unix:" -- "$cur") ;;
-    --trace) mapfile -t COMPREPLY < <(compgen -W "exits pio mmio irq msr virtio pci boot vcpu gdb all" -- "$cur") ;;
+    --trace) mapfile -t COMPREPLY < <(compgen -W "exits pio mmio irq msr virtio pci boot vcpu gdb translator all" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur") ;;
     esac
 }

@@ -43,6 +43,10 @@ struct engine_vm {
         u32 cache_mib; /* room for generated code per vCPU; 0: a good value */
         u32 verify;    /* lock-step with the interpreter: one of so many entries of generated code
                           is checked; 0: none. One vCPU only. */
+        /* When not NULL: told of each translation, where it lies and the address of the guest's
+         * instruction. On the vCPUs' threads. */
+        void (*named)(void *ctx, const void *code, size_t size, u64 rip);
+        void *named_ctx;
     } translator;
     struct engine_vcpu **vcpus; /* vcpu_count of them, filled before the first run */
     void *priv;
@@ -143,15 +147,17 @@ struct engine_stats {
     u64 exceptions;
     /* The translator's; 0 where there is none. */
     struct engine_tr_stats {
-        u64 blocks, bytes_in, bytes_out; /* translated, guest bytes, code made of them */
-        u64 entries;                     /* of translated code by the run loop */
-        u64 cold;                        /* blocks that the run loop left to the interpreter */
-        u64 left[ENGINE_TR_LEFT];        /* why translated code was left, see below */
-        u64 misses;                      /* of the inline translation cache */
-        u64 slow;                        /* accesses left to the interpreter */
-        u64 steps;                       /* single instructions done by the interpreter */
-        u64 links, kills, flushes;       /* jumps joined; blocks outdated; caches emptied */
-        u64 evictions;                   /* regions of the cache emptied to make room */
+        u64 blocks, bytes_in, bytes_out;  /* translated, guest bytes, code made of them */
+        u64 entries;                      /* of translated code by the run loop */
+        u64 cold;                         /* blocks that the run loop left to the interpreter */
+        u64 left[ENGINE_TR_LEFT];         /* why translated code was left, see below */
+        u64 misses;                       /* of the inline translation cache */
+        u64 slow;                         /* accesses left to the interpreter */
+        u64 steps;                        /* single instructions done by the interpreter */
+        u64 links, kills;                 /* jumps joined; traces outdated because code changed */
+        u64 flushed_remap, flushed_slots; /* everything forgotten: RAM or features changed; too many
+                                             pages of code */
+        u64 evictions;                    /* regions of the cache emptied to make room */
         struct {
             u16 id; /* enum insn_id */
             u64 count;

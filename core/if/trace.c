@@ -5,10 +5,17 @@
 #include "core/base/fmt.h"
 
 static const char *const names[TRACE_COUNT] = {
-    [TRACE_EXITS] = "exits", [TRACE_PIO] = "pio",   [TRACE_MMIO] = "mmio",
-    [TRACE_IRQ] = "irq",     [TRACE_MSR] = "msr",   [TRACE_VIRTIO] = "virtio",
-    [TRACE_PCI] = "pci",     [TRACE_BOOT] = "boot", [TRACE_VCPU] = "vcpu",
+    [TRACE_EXITS] = "exits",
+    [TRACE_PIO] = "pio",
+    [TRACE_MMIO] = "mmio",
+    [TRACE_IRQ] = "irq",
+    [TRACE_MSR] = "msr",
+    [TRACE_VIRTIO] = "virtio",
+    [TRACE_PCI] = "pci",
+    [TRACE_BOOT] = "boot",
+    [TRACE_VCPU] = "vcpu",
     [TRACE_GDB] = "gdb",
+    [TRACE_TRANSLATOR] = "translator",
 };
 
 const char *trace_name(enum trace_category category) {
@@ -42,7 +49,7 @@ int trace_parse(const char *list, u32 *mask, struct err *err) {
         if (!bits) {
             return ERR_SET(err, ERR_INVAL,
                            "trace: unknown category \"%.*s\" (exits, pio, mmio, irq, msr, virtio, "
-                           "pci, boot, vcpu, gdb, all)",
+                           "pci, boot, vcpu, gdb, translator, all)",
                            (int)MIN(len, (size_t)40), list);
         }
         all |= bits;

@@ -11,16 +11,17 @@
 #include "core/if/log.h"
 
 enum trace_category {
-    TRACE_EXITS,  /* what made a vCPU leave the guest */
-    TRACE_PIO,    /* port accesses */
-    TRACE_MMIO,   /* accesses to registers in memory */
-    TRACE_IRQ,    /* lines, MSIs, injected interrupts */
-    TRACE_MSR,    /* MSRs that reach the machine */
-    TRACE_VIRTIO, /* negotiation, queues, requests */
-    TRACE_PCI,    /* configuration space, BARs */
-    TRACE_BOOT,   /* what the loaders put where */
-    TRACE_VCPU,   /* INIT, SIPI, halt, pause */
-    TRACE_GDB,    /* packets of the debugger */
+    TRACE_EXITS,      /* what made a vCPU leave the guest */
+    TRACE_PIO,        /* port accesses */
+    TRACE_MMIO,       /* accesses to registers in memory */
+    TRACE_IRQ,        /* lines, MSIs, injected interrupts */
+    TRACE_MSR,        /* MSRs that reach the machine */
+    TRACE_VIRTIO,     /* negotiation, queues, requests */
+    TRACE_PCI,        /* configuration space, BARs */
+    TRACE_BOOT,       /* what the loaders put where */
+    TRACE_VCPU,       /* INIT, SIPI, halt, pause */
+    TRACE_GDB,        /* packets of the debugger */
+    TRACE_TRANSLATOR, /* translations made, outdated and forgotten */
     TRACE_COUNT
 };
 

@@ -14,6 +14,7 @@
 
 #include "core/cpu/cpuid.h"
 #include "core/if/mutex.h"
+#include "core/if/trace.h"
 #include "engines/soft/smc.h"
 #include "engines/soft/vec.h"
 #include "engines/soft/verify.h"
@@ -95,7 +96,8 @@ void soft_tr_destroy(struct soft_vcpu *c) {
 
 void soft_tr_flush(struct soft_vcpu *c) {
     if (c->tr) {
-        c->tr->stats.flushes++;
+        c->tr->stats.flushed_remap++;
+        TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "flush: memory or features changed");
         tr_cache_forget(c);
     }
 }
@@ -270,6 +272,18 @@ static void second_page(struct soft_tr *t, const struct soft_block *b) {
     page_add(t, b->second_gpa, 1);
 }
 
+/* Tells whoever wants to know that a trace was made. */
+static void tell(const struct soft_vcpu *c, const struct tr_block *n, u32 from) {
+    const struct soft_tr *t = c->tr;
+    const struct engine_translator *o = &c->vm->ev->translator;
+    TRACE(c->vm->ev->trace, TRACE_TRANSLATOR,
+          "translate: 0x%llx at physical 0x%llx: %u instructions, %u bytes",
+          (unsigned long long)n->rip, (unsigned long long)n->gpa, t->trace_len, t->used - from);
+    if (o->named) {
+        o->named(o->named_ctx, t->code.rx + from, t->used - from, n->rip);
+    }
+}
+
 static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
     u64 page = rip & ~PAGE_MASK;
@@ -302,6 +316,7 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
     for (u32 k = 0; k < t->trace_len; k++) {
         t->stats.bytes_in += t->trace[k].insn.len;
     }
+    tell(c, n, before);
     return n;
 }
 
@@ -363,6 +378,8 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
     b->in = TR_NONE;
     b->dead = true;
     t->stats.kills++;
+    TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "outdate: 0x%llx at physical 0x%llx",
+          (unsigned long long)b->rip, (unsigned long long)b->gpa);
 }
 
 static bool outdated(const struct tr_block *b) {
@@ -546,7 +563,9 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         exit = 0;
     }
     if (UNLIKELY(!tr_pages_room(t))) {
-        soft_tr_flush(c);
+        t->stats.flushed_slots++;
+        TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "flush: too many pages of code");
+        tr_cache_forget(c);
         exit = 0;
     }
     u64 rip = c->next_rip;

@@ -44,10 +44,10 @@
 
 int soft_tr_create(struct soft_vcpu *c); /* 0 also where the host cannot: c->tr stays NULL */
 void soft_tr_destroy(struct soft_vcpu *c);
-void soft_tr_flush(struct soft_vcpu *c);     /* decoded blocks are gone: so are translations */
-void soft_tr_run_begin(struct soft_vcpu *c); /* on the thread that will run */
-void soft_tr_blocks(struct soft_vcpu *c);    /* runs until something wants attention */
-void soft_tr_purge(struct soft_vcpu *c);     /* serves SOFT_REQ_CODE */
+void soft_tr_flush(struct soft_vcpu *c);            /* all translations are void */
+void soft_tr_run_begin(struct soft_vcpu *c);        /* on the thread that will run */
+void soft_tr_blocks(struct soft_vcpu *c);           /* runs until something wants attention */
+void soft_tr_purge(struct soft_vcpu *c);            /* serves SOFT_REQ_CODE */
 void soft_tr_outdated(struct soft_vm *vm, u64 gpa); /* code there was written; any thread */
 void soft_tr_context(struct soft_vcpu *c, u32 n);   /* address space n is the present one */
 void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats);

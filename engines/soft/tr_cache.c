@@ -15,6 +15,7 @@
  *
  * Lock rule: all belongs to the vCPU's thread.
  */
+#include "core/if/trace.h"
 #include "engines/soft/tr.h"
 
 enum {
@@ -213,6 +214,7 @@ static void evict(struct soft_vcpu *c, u32 n) {
     drop_from_hash(t, &v);
     drop_jumps(c, &v);
     t->stats.evictions++;
+    TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "flush: the cache is full, region %u goes", n);
 }
 
 /* xorshift */

@@ -168,6 +168,45 @@ else
     bad "sosia verify: $(echo "$out" | tail -60)"
 fi
 
+# Counters of a running machine, names for perf and the translator's trace.
+mkdir -m 700 "$tmp/runtime"
+XDG_RUNTIME_DIR=$tmp/runtime "$SOSIA" run --engine soft --translator on --quiet --kernel "$KERNEL" --console none \
+    --gdb "unix:$tmp/gdb,wait" </dev/null 2>"$tmp/err" &
+pid=$!
+for _i in $(seq 100); do
+    [ -S "$tmp/runtime/sosia/$pid.sock" ] && break
+    sleep 0.1
+done
+export XDG_RUNTIME_DIR="$tmp/runtime"
+good '^vCPU 0: instructions 0' stats $pid
+good '^vCPU 0: instructions 0' stats "$tmp/runtime/sosia/$pid.sock"
+good "^$pid\$" stats
+kill $pid
+wait $pid
+refuse "$pid.sock: No such file" stats $pid
+mkdir "$tmp/open"
+chmod 777 "$tmp/open"
+mkdir -m 777 "$tmp/open/sosia"
+chmod 777 "$tmp/open/sosia"
+refuse 'nosuchfile: No such file' run --kernel "$KERNEL" --engine soft --perf-map=nosuchfile
+printf 'ffffffff81000000 T _text\n' >"$tmp/map"
+XDG_RUNTIME_DIR=$tmp/open timeout 200 "$SOSIA" run --engine soft --translator on --quiet --kernel "$KERNEL" --initrd "$INITRD" \
+    --perf-map="$tmp/map" --trace translator --cmdline "console=ttyS0 nokaslr sosia.nomodules sosia.run=true" \
+    </dev/null >"$tmp/out" 2>"$tmp/err" &
+pid=$!
+for _i in $(seq 200); do
+    map=$(ls "/tmp/perf-$(pgrep -P $pid 2>/dev/null).map" 2>/dev/null) && break
+    sleep 0.1
+done
+wait $pid
+if [ -n "$map" ] && grep -qE '^[0-9a-f]+ [0-9a-f]+ guest:_text\+0x' "$map" && grep -q 'translate: 0x' "$tmp/err" &&
+    grep -q 'outdate: 0x' "$tmp/err" && [ -z "$(ls "$tmp/open/sosia")" ]; then
+    ok
+else
+    bad "perf map '$map', trace: $(tail -3 "$tmp/err")"
+fi
+[ -z "$map" ] || rm -f "$map"
+
 # Closed standard streams: nothing that is opened later takes their place, least of all the disk.
 truncate -s 1M "$tmp/disk"
 timeout 120 "$SOSIA" run --engine soft --kernel "$KERNEL" --initrd "$INITRD" --disk "$tmp/disk" \
