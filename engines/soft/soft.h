@@ -148,6 +148,7 @@ struct soft_vcpu {
     u64 look;        /* table for translated code + LOOK_BIAS (look.h) */
     u64 look_ac[2];  /* the same as dtlb_ac */
     u64 tr_flags;    /* guest flags outside RFLAGS: AH as LAHF leaves it, AL is OF */
+    u32 tr_lazy;     /* where flags are when a trace begins that does not say (tr_flags.c) */
     u64 tr_resume;   /* where to go on in generated code */
     u64 tr_host_rsp; /* the monitor's stack while generated code runs */
     u64 tr_temp;     /* one instruction's own */

@@ -146,6 +146,7 @@ static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
 
 static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
     u64 to = i->rip + i->insn.len + i->insn.imm;
+    u32 hint;
     switch (i->class) {
     case CLASS_CALL:
         tr_stack_call(t, i, false);
@@ -157,7 +158,12 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
         break;
     case CLASS_JCC:
         tr_flags_need(t);
+        hint = to <= i->rip ? tr_flags_hint(t) : (u32)FLAGS_AT_HOME;
+        if (hint) {
+            tr_gs_imm(t, C_OFF(tr_lazy), hint);
+        }
         tr_edge(t, to, tr_jcc(t, i->insn.cond));
+        t->exits[t->exit_count - 1].flags = hint;
         break;
     case CLASS_CALL_IND:
         put_call_indirect(t, i);
@@ -229,12 +235,37 @@ static bool falls_out(const struct tr_insn *last) {
     }
 }
 
+/* Looks of n instructions from `at`, exits from `first`: what is behind, for those that the
+ * interpreter has to do. */
+static void note_behind(struct soft_tr *t, u32 at, u32 n, u32 first) {
+    const struct tr_insn *last = &t->trace[at + n - 1];
+    u64 next = at + n < t->trace_len ? last[1].rip : t->trace_next;
+    for (u32 k = first; k < t->exit_count; k++) {
+        struct tr_exit *e = &t->exits[k];
+        if (e->kind == TR_MISS) {
+            e->count = (u8)n;
+            e->go_on = (s16)(next - e->rip);
+            e->after = at + n < t->trace_len || falls_out(last) ? t->used : 0;
+        }
+    }
+}
+
 static void emit(struct soft_tr *t) {
-    t->late_count = 0;
+    t->late_count = t->now = 0;
+    t->saved = false;
+    t->lost = FLAGS_AT_HOME;
     t->vec_done = false;
-    tr_entries(t, t->trace[0].live_in);
+    tr_entries(t);
     for (u32 at = 0; at < t->trace_len;) {
-        at += put_one(t, at);
+        const struct tr_insn *i = &t->trace[at];
+        u32 first = t->exit_count, n = put_one(t, at);
+        note_behind(t, at, n, first);
+        at += n;
+        if (i->insn.flags_write) {
+            bool all = i->class == CLASS_COPY && tr_flags_killed(&i->insn) == FLAG_ARITH;
+            t->writer = all ? t->now : TR_NONE;
+        }
+        t->now = at;
     }
     if (falls_out(&t->trace[t->trace_len - 1])) {
         tr_edge(t, t->trace_next, tr_jmp(t));
@@ -345,7 +376,9 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
         (near && (from->gpa ^ to->gpa) >> PAGE_SHIFT)) {
         return;
     }
-    tr_fix(t, e->patch, to->entry[e->entry]);
+    bool lazy =
+        e->entry == ENTRY_R && to->entry[ENTRY_L] && tr_flags_trusted(t, e->flags, to->early);
+    tr_fix(t, e->patch, to->entry[lazy ? ENTRY_L : e->entry]);
     e->target = (u32)(to - t->blocks);
     e->next_in = to->in;
     to->in = exit;
@@ -455,7 +488,9 @@ static void after_fault(struct soft_vcpu *c) {
         return;
     }
     c->next_rip = p->rip;
-    if (!p->flags_saved) {
+    if (p->flags || p->flags_saved) {
+        tr_flags_home(c, p->flags);
+    } else {
         c->aflags = c->tr_fault_flags;
     }
 }
@@ -489,7 +524,10 @@ static void call_code(struct soft_vcpu *c, const u8 *code) {
     fn(c, code);
     c->block = NULL;
     c->uop = &c->cache->fetch;
-    tr_flags_home(c);
+    const struct tr_exit *e = &t->exits[c->tr_exit];
+    if (e->kind != TR_FAULT) { /* at MISS and STEP C code has settled it */
+        tr_flags_home(c, e->kind == TR_SELF ? e->flags : (u32)FLAGS_AT_HOME);
+    }
 }
 
 /* A trace could not be entered: perhaps only because it was not verified lately. */

@@ -76,7 +76,7 @@ enum tr_exit_kind {
 };
 _Static_assert(TR_STEP_END == (int)ENGINE_TR_STEP_END, "stats.left counts by kind");
 
-enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_COUNT };
+enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_L, ENTRY_COUNT };
 
 struct tr_exit {
     u64 rip;      /* where to go on; of the instruction for MISS, STEP, INDIRECT */
@@ -87,11 +87,32 @@ struct tr_exit {
     u32 next_in;  /* EDGE: chain of those joined to the same block; STEP: index of its block */
     u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
     u8 kind, access, entry;
-    bool dead_flags; /* STEP: those in c->tr_flags may be older ones that nobody will look at */
-    u8 len;          /* STEP: of the instruction; MISS: must the address be aligned? */
+    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
     /* MISS: the linear address, from guest registers as they are at the exit */
     u8 ea_kind, ea_base, ea_index, ea_shift;
     s32 ea_disp;
+    s16 go_on; /* MISS: RIP behind, from rip; when `after`, generated code goes on there */
+    u8 count;  /* MISS: instructions that share the look */
+    u32 after; /* MISS: where generated code goes on behind them, 0: nowhere */
+    u32 flags; /* where they are: FLAGS_AT_*; EDGE: also left in c->tr_lazy (tr_flags.c) */
+};
+
+/* Where flags are at an exit: in c->tr_flags; where c->tr_lazy says; to be had by recipe number n -
+ * FLAGS_AT_RECIPE. */
+enum { FLAGS_AT_HOME, FLAGS_AT_LAZY, FLAGS_AT_RECIPE };
+
+enum tr_recipe_op {
+    RECIPE_ADD, /* a is the sum, b what was added */
+    RECIPE_SUB, /* a is the difference, b what was subtracted */
+    RECIPE_CMP, /* a and b were compared, */
+    RECIPE_TEST,
+    RECIPE_LOGIC, /* a is the result */
+    RECIPE_NEG,
+};
+
+struct tr_recipe {
+    u8 op, size, a, b; /* guest registers; b MEM_NONE: imm */
+    s32 imm;
 };
 
 enum { EA_R15, EA_CONST, EA_REGS }; /* it is in R15; its page is in R15; computed */
@@ -100,6 +121,7 @@ struct tr_block {
     u64 rip, gpa, key;
     const u32 *generation;
     u32 seen;
+    u16 early;                    /* tr_flags_lazy */
     u32 entry[ENTRY_COUNT];       /* offsets in the code */
     u32 in;                       /* joined to it: chain of exits */
     u32 next_rip;                 /* chain of the hash by place, index + 1 */
@@ -108,7 +130,6 @@ struct tr_block {
     u64 second_gpa;               /* the page in which the first instruction ends */
     const u32 *second_generation; /* NULL: it is one page */
     u32 second_seen;
-    u16 live; /* flags that matter at its start */
     bool dead;
 };
 
@@ -117,6 +138,7 @@ struct tr_point {
     u64 rip;
     u32 host;
     bool flags_saved;
+    u32 flags; /* FLAGS_AT_*; HOME and not saved: in RFLAGS */
 };
 
 enum tr_class {
@@ -153,6 +175,21 @@ struct tr_slot {
     u64 page, gpa, key;
 };
 
+/* An instruction of a trace by itself, for accesses that the interpreter does (tr_miss.c). */
+enum { TR_SLOW = 512 };
+struct tr_slow {
+    u64 gpa, key;
+    const u32 *generation;
+    u32 seen, len;
+    struct soft_block *block; /* NULL: free */
+};
+
+static inline size_t tr_slow_size(void) {
+    return ALIGN_UP(soft_single_size(), (size_t)64);
+}
+
+enum tr_flags_at { FLAGS_DEAD, FLAGS_LIVE, FLAGS_SAVED };
+
 struct soft_tr {
     struct host_code code;
     u32 used, first; /* first: behind the stubs */
@@ -163,8 +200,12 @@ struct soft_tr {
     struct soft_block **singles; /* of STEP */
     u8 *single_room;             /* where they lie */
     size_t single_used;
-    u32 exit_count, block_count, point_count, single_count;
-    u32 region, filled; /* the one being filled; bit per region in use */
+    struct tr_slow slow[TR_SLOW];
+    u8 *slow_room;             /* one single each */
+    struct tr_recipe *recipes; /* tr_flags.c */
+    u32 exit_count, block_count, point_count, single_count, recipe_count;
+    u32 recipe_end, recipe_total; /* of the region, of all */
+    u32 region, filled;           /* the one being filled; bit per region in use */
     struct tr_region_end {
         u32 block, point;
     } region_end[TR_REGIONS]; /* of those that are full */
@@ -189,8 +230,11 @@ struct soft_tr {
     u64 rip, gpa;
     const u8 *host_page, *second_page; /* second_page NULL: no instruction goes on there */
     u32 block;
-    bool saved;    /* flags are in c->tr_flags */
-    bool vec_done; /* vector registers were seen to be loaded */
+    enum tr_flags_at flags_at; /* where the trace wants them when it begins */
+    bool saved;                /* flags are in c->tr_flags */
+    u32 lost;                  /* RFLAGS was destroyed, nobody will read it: FLAGS_AT_*, or 0 */
+    u32 now, writer;           /* being translated; last that wrote all flags, or TR_NONE */
+    bool vec_done;             /* vector registers were seen to be loaded */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
         u32 back;    /* where the late piece returns to */
@@ -312,7 +356,7 @@ void tr_flags_restore(struct soft_tr *t);
 void tr_flags_clobber(struct soft_tr *t, u16 live); /* RFLAGS will be lost */
 void tr_flags_need(struct soft_tr *t);              /* RFLAGS must be the guest's */
 
-void tr_entries(struct soft_tr *t, u16 live);
+void tr_entries(struct soft_tr *t);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
 void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);
@@ -339,7 +383,18 @@ bool tr_host_fault(struct host_fault *fault);
 /* Runs generated code from an entry; returns the exit that was taken, 0 when it is not to be
  * joined. */
 u32 tr_enter(struct soft_vcpu *c, const u8 *code);
-void tr_flags_home(struct soft_vcpu *c); /* tr_flags -> aflags */
-void tr_flags_out(struct soft_vcpu *c);  /* aflags -> tr_flags */
+/* tr_flags.c */
+void tr_flags_home(struct soft_vcpu *c, u32 at); /* from where they are to aflags, tr_flags */
+void tr_flags_out(struct soft_vcpu *c);          /* aflags -> tr_flags */
+/* At t->now, where RFLAGS would be saved: how to do without, or FLAGS_AT_HOME. */
+u32 tr_flags_recipe(struct soft_tr *t);
+/* For a jump at t->now: what c->tr_lazy may say, FLAGS_AT_HOME: nothing. */
+u32 tr_flags_hint(struct soft_tr *t);
+/* Are flags that the trace finds never read, and written again within it before they must be in one
+ * place? *early: registers that change before its last exit of that kind. */
+bool tr_flags_lazy(const struct soft_tr *t, u16 *early);
+bool tr_flags_trusted(const struct soft_tr *t, u32 hint, u16 early);
+/* tr_scan.c */
+bool tr_may_exit(const struct tr_insn *i);
 
 #endif

@@ -6,7 +6,7 @@
  *   region:     0        1        2       ...  7
  *   code      [ stubs... | traces | ...                ]   each region has its part of each array,
  *   exits     [ fault .. |        | ...                ]   so what was made together is forgotten
- *   blocks, points, singles, single_room                   together
+ *   blocks, points, singles, recipes, single_room                   together
  *
  * Regions are filled one after another. When all are full one is emptied: its traces are taken out
  * of joins, tables and chains. Which one is drawn by lot: programs larger than the cache that go
@@ -24,6 +24,7 @@ enum {
     BLOCKS_PER_MIB = 6 * 1024,
     POINTS_PER_MIB = 6 * 1024,
     SINGLES_PER_MIB = 4 * 1024,
+    RECIPES_PER_MIB = 8 * 1024,
     SINGLE_BYTES_PER_MIB = 768 * 1024,
     EXIT_SPARE = 8 * TR_TRACE_MAX,
 };
@@ -40,7 +41,7 @@ struct table {
     size_t size;
 };
 
-enum { TABLES = 5 };
+enum { TABLES = 7 };
 
 static void tables_of(struct soft_tr *t, struct table table[TABLES]) {
     size_t mib = mib_of(t);
@@ -49,6 +50,8 @@ static void tables_of(struct soft_tr *t, struct table table[TABLES]) {
     table[2] = (struct table){(void **)&t->points, mib * POINTS_PER_MIB * sizeof(*t->points)};
     table[3] = (struct table){(void **)&t->singles, mib * SINGLES_PER_MIB * sizeof(*t->singles)};
     table[4] = (struct table){(void **)&t->single_room, mib * SINGLE_BYTES_PER_MIB};
+    table[5] = (struct table){(void **)&t->recipes, mib * RECIPES_PER_MIB * sizeof(*t->recipes)};
+    table[6] = (struct table){(void **)&t->slow_room, TR_SLOW * tr_slow_size()};
 }
 
 int tr_cache_create(struct soft_tr *t, struct host *host) {
@@ -61,6 +64,7 @@ int tr_cache_create(struct soft_tr *t, struct host *host) {
         }
     }
     t->lot = 1;
+    t->recipe_total = mib_of(t) * RECIPES_PER_MIB;
     return 0;
 }
 
@@ -78,7 +82,7 @@ void tr_cache_destroy(struct soft_tr *t, struct host *host) {
  */
 
 struct extent {
-    u32 code, exit, block, point, single;
+    u32 code, exit, block, point, single, recipe;
     size_t single_room;
 };
 
@@ -90,6 +94,7 @@ static struct extent region_begin(const struct soft_tr *t, u32 n) {
                            .block = (u32)(at * BLOCKS_PER_MIB / TR_REGIONS),
                            .point = (u32)(at * POINTS_PER_MIB / TR_REGIONS),
                            .single = (u32)(at * SINGLES_PER_MIB / TR_REGIONS),
+                           .recipe = (u32)(at * RECIPES_PER_MIB / TR_REGIONS),
                            .single_room = at * SINGLE_BYTES_PER_MIB / TR_REGIONS};
 }
 
@@ -103,6 +108,8 @@ static void region_start(struct soft_tr *t, u32 n) {
     t->point_count = begin.point;
     t->single_count = begin.single;
     t->single_used = begin.single_room;
+    t->recipe_count = begin.recipe;
+    t->recipe_end = region_begin(t, n + 1).recipe;
 }
 
 bool tr_cache_room(const struct soft_tr *t) {
@@ -117,6 +124,7 @@ void tr_cache_forget(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
     memset(t->page_head, 0, sizeof(t->page_head));
+    memset(t->slow, 0, sizeof(t->slow));
     memset(t->hash, 0, sizeof(t->hash));
     memset(t->region_end, 0, sizeof(t->region_end));
     memset(c->tr_jump, 0, sizeof(c->tr_jump));

@@ -26,7 +26,11 @@ void tr_flags_restore(struct soft_tr *t) {
 }
 
 void tr_flags_clobber(struct soft_tr *t, u16 live) {
-    if (!t->saved && live) {
+    if (t->saved || t->lost || !live) {
+        return;
+    }
+    t->lost = tr_flags_recipe(t);
+    if (!t->lost) {
         tr_flags_save(t);
         t->saved = true;
     }
@@ -44,8 +48,12 @@ void tr_flags_need(struct soft_tr *t) {
 
 u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip) {
     u32 n = t->exit_count++;
-    t->exits[n] = (struct tr_exit){
-        .rip = rip, .block = t->block, .kind = kind, .target = TR_NONE, .next_in = TR_NONE};
+    t->exits[n] = (struct tr_exit){.rip = rip,
+                                   .block = t->block,
+                                   .kind = kind,
+                                   .target = TR_NONE,
+                                   .next_in = TR_NONE,
+                                   .flags = t->lost};
     return n;
 }
 
@@ -107,34 +115,48 @@ static void put_turn(struct soft_tr *t) {
     tr_gs(t, false, 0x88, H_TEMP, C_OFF(request) + 3);
 }
 
-void tr_entries(struct soft_tr *t, u16 live) {
-    struct tr_block *b = &t->blocks[t->block];
-    u32 self = t->used, to_body = 0;
-    put_exit(t, tr_exit_new(t, TR_SELF, t->rip), STUB_EXIT);
-    bool two = b->second_generation != NULL;
-    b->entry[ENTRY_R] = t->used;
-    if (live && two) {
-        tr_flags_save(t);
-        to_body = tr_jmp(t); /* to M */
-    } else if (live) {
-        to_body = entry_r(t, self);
+/* R, from where flags are in RFLAGS, to behind the poll of M or, saved, to M. Returns the jump. */
+static u32 put_entry_r(struct soft_tr *t, u32 self, bool direct) {
+    if (direct) {
+        return entry_r(t, self);
     }
-    b->live = live;
+    tr_flags_save(t);
+    return tr_jmp(t);
+}
+
+static u32 put_self(struct soft_tr *t, u32 flags) {
+    u32 at = t->used, exit = tr_exit_new(t, TR_SELF, t->rip);
+    t->exits[exit].flags = flags;
+    put_exit(t, exit, STUB_EXIT);
+    return at;
+}
+
+void tr_entries(struct soft_tr *t) {
+    struct tr_block *b = &t->blocks[t->block];
+    bool two = b->second_generation != NULL, direct = !two && t->flags_at != FLAGS_SAVED;
+    bool lazy = !two && tr_flags_lazy(t, &b->early);
+    u32 self = put_self(t, FLAGS_AT_HOME), self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY) : self;
+    b->entry[ENTRY_R] = t->used;
+    u32 from_r = put_entry_r(t, self, direct);
     b->entry[ENTRY_X] = b->entry[ENTRY_P] = t->used;
     page_check(t, b->slot, self);
     b->entry[ENTRY_M] = t->used;
     if (two) {
         page_check(t, b->second_slot, self);
     }
-    cmp_request(t);
-    tr_fix(t, tr_jcc(t, 5), self);
-    if (live) {
-        tr_flags_restore(t);
-        tr_fix(t, to_body, two ? b->entry[ENTRY_M] : t->used);
-    } else {
-        b->entry[ENTRY_R] = b->entry[ENTRY_M];
+    if (lazy) {
+        tr_gs_imm(t, C_OFF(tr_lazy), FLAGS_AT_HOME);
+        b->entry[ENTRY_L] = t->used;
     }
-    t->saved = false;
+    cmp_request(t);
+    tr_fix(t, tr_jcc(t, 5), self_lazy);
+    if (t->flags_at == FLAGS_LIVE) {
+        tr_flags_restore(t);
+    }
+    tr_fix(t, from_r, direct ? t->used : b->entry[ENTRY_M]);
+    t->saved = t->flags_at == FLAGS_SAVED && !lazy;
+    t->lost = t->flags_at == FLAGS_SAVED && lazy ? (u32)FLAGS_AT_LAZY : (u32)FLAGS_AT_HOME;
+    t->writer = TR_NONE;
     if (t->c->verify) {
         put_turn(t);
     }
@@ -207,9 +229,7 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
 }
 
 void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count) {
-    u32 exit = step_exit(t, i, false);
-    t->exits[exit].dead_flags = true;
-    tr_late_new(t, LATE_STEP, exit, 0, t->used);
+    tr_late_new(t, LATE_STEP, step_exit(t, i, false), 0, t->used);
     memcpy(t->late[t->late_count - 1].from, from, count * sizeof(*from));
 }
 

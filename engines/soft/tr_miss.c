@@ -6,14 +6,6 @@
 #include "engines/soft/tr.h"
 #include "engines/soft/verify.h"
 
-void tr_flags_home(struct soft_vcpu *c) {
-    c->aflags = (c->tr_flags >> 8 & 0xff) | (c->tr_flags & 1) << 11;
-}
-
-void tr_flags_out(struct soft_vcpu *c) {
-    c->tr_flags = (c->aflags & 0xff) << 8 | (c->aflags >> 11 & 1);
-}
-
 static bool wanted(const struct soft_vcpu *c) {
     return c->leave | (__atomic_load_n(&c->request, __ATOMIC_RELAXED) & SOFT_REQ_OTHER);
 }
@@ -23,11 +15,11 @@ static bool is_canonical(u64 a) {
 }
 
 /* At the instruction of an exit, as the interpreter stands before it. */
-static void stand_at(struct soft_vcpu *c, u64 rip) {
+static void stand_at(struct soft_vcpu *c, const struct tr_exit *e) {
     c->block = NULL;
-    c->block_rip = c->next_rip = rip;
+    c->block_rip = c->next_rip = e->rip;
     c->uop = &c->cache->fetch;
-    tr_flags_home(c);
+    tr_flags_home(c, e->flags);
 }
 
 static u64 address_of(const struct soft_vcpu *c, const struct tr_exit *e, u64 r15) {
@@ -40,31 +32,6 @@ static u64 address_of(const struct soft_vcpu *c, const struct tr_exit *e, u64 r1
     }
     a += c->s.gpr[e->ea_base & 15];
     return e->ea_index == MEM_NONE ? a : a + (c->s.gpr[e->ea_index & 15] << e->ea_shift);
-}
-
-u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
-    struct soft_tr *t = c->tr;
-    const struct tr_exit *e = &t->exits[c->tr_exit];
-    u64 linear = address_of(c, e, r15);
-    c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
-    bool crosses = (linear & PAGE_MASK) + e->size > PAGE_SIZE;
-    u64 phys;
-    stand_at(c, e->rip);
-    t->stats.misses++;
-    bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
-    if (crosses || odd || !is_canonical(linear)) {
-        t->stats.slow++;
-        t->force = true;
-        return 1;
-    }
-    const struct tlb_entry *now =
-        soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
-    if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
-        t->stats.slow++;
-        t->force = true;
-        return 1;
-    }
-    return 0;
 }
 
 /* What the run loop's round looks at (run.c). */
@@ -93,12 +60,103 @@ static bool tr_go_on(struct soft_vcpu *c) {
     return true;
 }
 
+/* --- accesses that the interpreter does ---------------------------------------------------------
+ */
+
+static bool fresh(const struct tr_block *b) {
+    return __atomic_load_n(b->generation, __ATOMIC_SEQ_CST) == b->seen;
+}
+
+/* Guest RAM may be changing. */
+__attribute__((no_sanitize_thread)) static u32 code_read(const struct soft_vcpu *c, u64 gpa,
+                                                         u8 bytes[INSN_MAX_LEN]) {
+    u32 n = (u32)MIN(PAGE_SIZE - (gpa & PAGE_MASK), (u64)INSN_MAX_LEN);
+    const volatile u8 *code = ram_ptr(c->vm->ram, gpa, n);
+    for (u32 k = 0; code && k < n; k++) {
+        bytes[k] = code[k];
+    }
+    return code ? n : 0;
+}
+
+/* The instruction of trace b at gpa by itself; NULL when its code is not there any more or goes on
+ * in another page. */
+static const struct tr_slow *slow_single(struct soft_vcpu *c, const struct tr_block *b, u64 gpa) {
+    struct soft_tr *t = c->tr;
+    u32 at = (u32)(gpa ^ gpa >> 12) % TR_SLOW;
+    struct tr_slow *s = &t->slow[at];
+    u8 bytes[INSN_MAX_LEN];
+    struct insn insn;
+    if (s->block && s->gpa == gpa && s->key == b->key && s->generation == b->generation &&
+        s->seen == b->seen && fresh(b)) {
+        return s;
+    }
+    u32 avail = code_read(c, gpa, bytes);
+    if (insn_decode(&insn, bytes, avail, 64) != DECODE_OK || !fresh(b)) {
+        return NULL;
+    }
+    size_t used = at * tr_slow_size();
+    *s = (struct tr_slow){
+        .gpa = gpa, .key = b->key, .generation = b->generation, .seen = b->seen, .len = insn.len};
+    s->block = soft_block_single(c, gpa, bytes, insn.len, t->slow_room, &used);
+    return s;
+}
+
+/* Page crossings, registers, stores beside code, watchpoints: the instructions of the look by the
+ * interpreter, and on in generated code when nothing else is wanted. */
+static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
+    struct soft_tr *t = c->tr;
+    const struct tr_block *b = &t->blocks[e->block];
+    u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
+    u32 done = 0;
+    t->stats.slow++;
+    do {
+        const struct tr_slow *one = slow_single(c, b, gpa);
+        if (!one) {
+            t->force = true;
+            return 1;
+        }
+        gpa += one->len;
+        c->block = one->block;
+        c->block_rip = c->next_rip;
+        c->uop = one->block->uop;
+        c->stats.instructions++;
+        c->uop->fn(c, c->uop);
+        tr_flags_out(c);
+    } while (++done < e->count && !wanted(c));
+    if (done == e->count && e->after && c->next_rip == e->rip + (u64)(s64)e->go_on && !wanted(c)) {
+        c->tr_resume = (u64)(uintptr_t)t->code.rx + e->after;
+        return 0;
+    }
+    return !tr_go_on(c);
+}
+
+u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
+    struct soft_tr *t = c->tr;
+    const struct tr_exit *e = &t->exits[c->tr_exit];
+    u64 linear = address_of(c, e, r15);
+    c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
+    bool crosses = (linear & PAGE_MASK) + e->size > PAGE_SIZE;
+    u64 phys;
+    stand_at(c, e);
+    t->stats.misses++;
+    bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
+    if (crosses || odd || !is_canonical(linear)) {
+        return slow(c, e);
+    }
+    const struct tlb_entry *now =
+        soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
+    if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
+        return slow(c, e);
+    }
+    return 0;
+}
+
 u32 tr_step_call(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     const struct tr_exit *e = &t->exits[c->tr_exit];
     c->tr_resume = (u64)(uintptr_t)t->code.rx + e->patch;
     struct soft_block *b = t->singles[e->next_in];
-    stand_at(c, e->rip);
+    stand_at(c, e);
     if (UNLIKELY(c->verify) && !soft_verify_may_step(c, e)) {
         t->force = true;
         return 1;

@@ -243,37 +243,67 @@ u16 tr_flags_killed(const struct insn *i) {
     }
 }
 
+/* Can generated code be left at the instruction, before it has done anything? Then all flags must
+ * be known there, for the frame of a fault. */
+bool tr_may_exit(const struct tr_insn *i) {
+    const struct insn *insn = &i->insn;
+    switch (i->class) {
+    case CLASS_COPY:
+        return i->vector || (insn->has_modrm && insn->modrm < 0xc0) || insn->id == INSN_DIV ||
+               insn->id == INSN_IDIV;
+    case CLASS_NOP:
+    case CLASS_LEA:
+    case CLASS_JMP:
+        return false;
+    case CLASS_SYSTEM:
+        switch (insn->id) {
+        case INSN_CLI:
+        case INSN_CLD:
+        case INSN_STD:
+        case INSN_CLAC:
+        case INSN_STAC:
+        case INSN_SWAPGS:
+        case INSN_MOV:
+            return false;
+        default:
+            return true;
+        }
+    default:
+        return true;
+    }
+}
+
+/* Where are the flags best kept when the trace begins? */
+static enum tr_flags_at flags_at(const struct soft_tr *t) {
+    for (u32 n = 0; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        if (!i->live_in) {
+            return FLAGS_DEAD;
+        }
+        if (i->class != CLASS_JCC && tr_may_exit(i)) {
+            return FLAGS_SAVED;
+        }
+        if (i->class == CLASS_JCC || i->insn.flags_read || i->insn.flags_write) {
+            return FLAGS_LIVE;
+        }
+    }
+    return FLAGS_LIVE;
+}
+
 static void liveness(struct soft_tr *t) {
     u16 live = FLAG_ARITH;
     for (u32 n = t->trace_len; n--;) {
         struct tr_insn *i = &t->trace[n];
         const struct insn *insn = &i->insn;
         i->live_out = live;
-        switch (i->class) {
-        case CLASS_STEP:
-        case CLASS_STEP_END:
-        case CLASS_CALL_IND:
-        case CLASS_JMP_IND:
-        case CLASS_RET:
-        case CLASS_JCC:
+        live &= (u16)~tr_flags_killed(insn);
+        live |= insn->flags_read & FLAG_ARITH;
+        if (tr_may_exit(i)) {
             live = FLAG_ARITH;
-            break;
-        case CLASS_STRING:
-            live &= (u16)~tr_flags_killed(insn);
-            live = insn->flags & INSN_STRING ? FLAG_ARITH : live;
-            break;
-        case CLASS_SYSTEM:
-            live = insn->id == INSN_POPF ? 0 : insn->id == INSN_STI ? FLAG_ARITH : live;
-            live |= insn->flags_read & FLAG_ARITH;
-            break;
-        default:
-            live &= (u16)~tr_flags_killed(insn);
-            live |= insn->flags_read;
-            live &= FLAG_ARITH;
-            break;
         }
         i->live_in = live;
     }
+    t->flags_at = flags_at(t);
 }
 
 /* Guest RAM may be changing. */

@@ -152,6 +152,7 @@ static void call_stub(struct soft_tr *t, enum tr_stub stub, u64 fn) {
         tr_fix(t, skip, t->used);
     }
     guest_registers(t, true);
+    tr_flags_restore(t); /* behind an instruction that was done they may be in RFLAGS */
     tr_jmp_gs(t, C_OFF(tr_resume));
 }
 

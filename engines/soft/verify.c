@@ -2,8 +2,7 @@
 /*
  * Lock-step of translated code and interpreter; see verify.h.
  *
- * Not compared: FIP, FDP and FOP of the x87 unit, and arithmetic flags where generated code was
- * left in the middle of a trace and nobody will look at them. A difference that a device's DMA or
+ * Not compared: FIP, FDP and FOP of the x87 unit. A difference that a device's DMA or
  * the accessed and dirty bits of a page walk explain is none; where another thread wrote memory
  * during a window and registers differ, the window is counted as unclear.
  */
@@ -309,20 +308,6 @@ static void stand(struct soft_vcpu *c, u64 rip) {
     c->block = NULL;
 }
 
-/* The arithmetic flags that must be right: all, but where it is known that nobody will look. */
-static u64 flags_counted(const struct soft_vcpu *c) {
-    const struct tr_exit *e = &c->tr->exits[c->tr_exit];
-    switch (e->kind) {
-    case TR_MISS:
-    case TR_FAULT:
-        return 0;
-    case TR_SELF:
-        return c->tr->blocks[e->block].live;
-    default:
-        return e->dead_flags ? 0 : FLAG_ARITH;
-    }
-}
-
 static void live(struct soft_vcpu *c, const u8 *code) {
     struct soft_verify *v = c->verify;
     begin(c);
@@ -338,7 +323,6 @@ static void live(struct soft_vcpu *c, const u8 *code) {
     }
     v->phase = VERIFY_NONE;
     stand(c, c->next_rip);
-    v->flags = flags_counted(c);
     /* A vector exception leaves its flag; the interpreter executes the instruction again. */
     v->mxcsr = c->tr->exits[c->tr_exit].kind == TR_FAULT ? ~0x3fu : UINT32_MAX;
     turns_set(c, 0);
@@ -475,8 +459,7 @@ static bool same_registers(const struct soft_vcpu *c) {
 static bool same_all(struct soft_vcpu *c) {
     struct soft_verify *v = c->verify;
     const struct cpu_state *want = verify_cpu(&v->live);
-    u64 mask = ~(u64)FLAG_ARITH | v->flags;
-    if (!same_registers(c) || ((soft_rflags(c) ^ verify_flags(&v->live)) & mask & ~FLAG_RF)) {
+    if (!same_registers(c) || ((soft_rflags(c) ^ verify_flags(&v->live)) & ~FLAG_RF)) {
         return false;
     }
     soft_vec_leave(c);

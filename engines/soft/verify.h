@@ -67,7 +67,6 @@ struct soft_verify {
     u8 phase;         /* enum verify_phase */
     u8 outcome;       /* enum verify_outcome of the live part */
     u32 mxcsr;        /* bits of MXCSR that are compared */
-    u64 flags;        /* arithmetic flags that are compared: the others nobody will see */
     bool opened_over; /* more translations were made than there is room for */
     u32 exit;         /* what generated code was left by */
     u32 turns;

@@ -122,8 +122,8 @@ static void outcome(struct soft_vcpu *c) {
     line(c,
          "lock-step: translated code and interpreter differ after %llu windows, %llu instructions",
          (ull)v->stats.windows, (ull)v->stats.instructions);
-    line(c, "lock-step: translated code %s (exit %u, flags compared 0x%llx); the interpreter %s",
-         text[v->outcome], v->exit, (ull)v->flags, end[v->ended]);
+    line(c, "lock-step: translated code %s (exit %u); the interpreter %s", text[v->outcome],
+         v->exit, end[v->ended]);
     if (v->ended == VERIFY_FAULT) {
         line(c, "lock-step: the interpreter's exception: vector %u, address 0x%llx",
              v->ended_vector, (ull)v->ended_cr2);

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Arithmetic flags that nobody will read, but for the frame of a fault or an interrupt. Looks into
+ * the translation cache destroy RFLAGS; saving them first costs as much as half a look. Mostly they
+ * need not be saved: they follow from registers that are still there, so each exit says how.
+ *
+ *   cmp rax, rbx | jb .. | mov rcx, [rdx] <- an exit here: flags of rax - rbx | add rcx, 1
+ *
+ * Where the last instruction that wrote flags is in another trace, that trace leaves the recipe's
+ * number in c->tr_lazy (jumps backwards only), and the jump is joined to an entry that trusts it
+ * when the exits of the target come before any register of the recipe changes.
+ */
+#include "engines/soft/tr.h"
+
+/* --- recipes -----------------------------------------------------------------------------------
+ */
+
+static bool plain_reg(const struct insn_operand *op) {
+    return op->kind == OPERAND_REG && op->reg_class == REG_GPR && !op->high_byte;
+}
+
+static bool recipe_op(u16 id, u8 *op) {
+    switch (id) {
+    case INSN_ADD:
+        *op = RECIPE_ADD;
+        return true;
+    case INSN_SUB:
+        *op = RECIPE_SUB;
+        return true;
+    case INSN_CMP:
+        *op = RECIPE_CMP;
+        return true;
+    case INSN_TEST:
+        *op = RECIPE_TEST;
+        return true;
+    case INSN_AND:
+    case INSN_OR:
+    case INSN_XOR:
+        *op = RECIPE_LOGIC;
+        return true;
+    case INSN_NEG:
+        *op = RECIPE_NEG;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* From what is in registers behind the instruction. */
+static bool recipe_of(const struct insn *i, struct tr_recipe *r) {
+    const struct insn_operand *a = &i->op[0], *b = &i->op[1];
+    *r = (struct tr_recipe){.b = MEM_NONE};
+    if (!recipe_op(i->id, &r->op) || !plain_reg(a)) {
+        return false;
+    }
+    r->a = a->reg;
+    r->size = (u8)a->size;
+    if (r->op == RECIPE_LOGIC || r->op == RECIPE_NEG) {
+        return true;
+    }
+    if (b->kind == OPERAND_IMM) {
+        r->imm = (s32)i->imm;
+        return (u64)(s64)r->imm == i->imm;
+    }
+    r->b = b->reg;
+    return plain_reg(b) && !(r->op == RECIPE_ADD && r->a == r->b);
+}
+
+static u16 recipe_regs(const struct tr_recipe *r) {
+    return (u16)(1u << r->a | (r->b == MEM_NONE ? 0 : 1u << r->b));
+}
+
+/* --- translating -------------------------------------------------------------------------------
+ */
+
+static u16 regs_written(const struct insn *i) {
+    u16 mask = i->implicit_write;
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR &&
+            (op->flags & (OPERAND_WRITE | OPERAND_COND))) {
+            mask |= (u16)(1u << op->reg);
+        }
+    }
+    return mask;
+}
+
+/* Exits of such instructions, if any, are looks that miss and exceptions. */
+static bool looks_only(const struct tr_insn *i) {
+    switch (i->class) {
+    case CLASS_COPY:
+    case CLASS_NOP:
+    case CLASS_LEA:
+    case CLASS_MOFFS:
+    case CLASS_PUSH:
+    case CLASS_POP:
+    case CLASS_LEAVE:
+    case CLASS_PUSH_MEM:
+        return true;
+    case CLASS_CALL:
+    case CLASS_JMP:
+        return i->followed;
+    default:
+        return false;
+    }
+}
+
+/* From instruction `from` on: are all flags written again with nothing but such exits before? Then
+ * *early are the registers written, from `since` on, before the last of these. */
+static bool flags_die(const struct soft_tr *t, u32 since, u32 from, u16 *early) {
+    u16 changed = 0;
+    *early = 0;
+    for (u32 n = since; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        u16 killed = tr_flags_killed(&i->insn);
+        if (n >= from) {
+            if (!looks_only(i) || i->insn.flags_read) {
+                return false;
+            }
+            *early |= tr_may_exit(i) ? changed : 0;
+            if (killed == FLAG_ARITH) {
+                return true;
+            }
+            if (i->insn.flags_write) {
+                return !(i->live_out & ~killed);
+            }
+        }
+        changed |= regs_written(&i->insn);
+    }
+    return false;
+}
+
+static u32 recipe_new(struct soft_tr *t, const struct tr_recipe *r) {
+    if (t->recipe_count == t->recipe_end) {
+        return FLAGS_AT_HOME;
+    }
+    t->recipes[t->recipe_count] = *r;
+    return FLAGS_AT_RECIPE + t->recipe_count++;
+}
+
+u32 tr_flags_recipe(struct soft_tr *t) {
+    struct tr_recipe r;
+    u16 early;
+    if (t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r) ||
+        !flags_die(t, t->writer + 1, t->now, &early) || (early & recipe_regs(&r))) {
+        return FLAGS_AT_HOME;
+    }
+    return recipe_new(t, &r);
+}
+
+u32 tr_flags_hint(struct soft_tr *t) {
+    struct tr_recipe r;
+    u16 changed = 0;
+    if (t->saved || t->lost || t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r)) {
+        return FLAGS_AT_HOME;
+    }
+    for (u32 n = t->writer + 1; n <= t->now; n++) {
+        changed |= regs_written(&t->trace[n].insn);
+    }
+    return changed & recipe_regs(&r) ? (u32)FLAGS_AT_HOME : recipe_new(t, &r);
+}
+
+bool tr_flags_lazy(const struct soft_tr *t, u16 *early) {
+    return flags_die(t, 0, 0, early);
+}
+
+bool tr_flags_trusted(const struct soft_tr *t, u32 hint, u16 early) {
+    return hint >= FLAGS_AT_RECIPE && hint - FLAGS_AT_RECIPE < t->recipe_total &&
+           !(recipe_regs(&t->recipes[hint - FLAGS_AT_RECIPE]) & early);
+}
+
+/* --- running -----------------------------------------------------------------------------------
+ */
+
+static u64 flags_of_result(u64 result, u32 bits) {
+    u32 low = (u32)(result ^ result >> 4) & 15;
+    u64 flags = 0x6996 >> low & 1 ? 0 : FLAG_PF;
+    flags |= result ? 0 : FLAG_ZF;
+    return flags | (result >> (bits - 1) & 1 ? FLAG_SF : 0);
+}
+
+/* x op y = result; carry and overflow of an addition, or of a subtraction */
+static u64 flags_of_sum(u64 x, u64 y, u64 result, u32 bits, bool sub) {
+    u64 over = sub ? (x ^ y) & (x ^ result) : (x ^ result) & (y ^ result);
+    u64 flags = flags_of_result(result, bits);
+    flags |= (sub ? x < y : result < x) ? FLAG_CF : 0;
+    flags |= (x ^ y ^ result) & FLAG_AF;
+    return flags | (over >> (bits - 1) & 1 ? FLAG_OF : 0);
+}
+
+static u64 recipe_flags(const struct soft_vcpu *c, const struct tr_recipe *r) {
+    u32 bits = r->size * 8u;
+    u64 mask = UINT64_MAX >> (64 - bits), a = c->s.gpr[r->a & 15] & mask;
+    u64 b = (r->b == MEM_NONE ? (u64)(s64)r->imm : c->s.gpr[r->b & 15]) & mask;
+    switch (r->op) {
+    case RECIPE_ADD:
+        return flags_of_sum((a - b) & mask, b, a, bits, false);
+    case RECIPE_SUB:
+        return flags_of_sum((a + b) & mask, b, a, bits, true);
+    case RECIPE_CMP:
+        return flags_of_sum(a, b, (a - b) & mask, bits, true);
+    case RECIPE_NEG:
+        return flags_of_sum(0, (0 - a) & mask, a, bits, true);
+    case RECIPE_TEST:
+        return flags_of_result(a & b, bits);
+    default:
+        return flags_of_result(a, bits);
+    }
+}
+
+void tr_flags_home(struct soft_vcpu *c, u32 at) {
+    const struct soft_tr *t = c->tr;
+    at = at == FLAGS_AT_LAZY ? c->tr_lazy : at;
+    if (at >= FLAGS_AT_RECIPE && at - FLAGS_AT_RECIPE < t->recipe_total) {
+        c->aflags = recipe_flags(c, &t->recipes[at - FLAGS_AT_RECIPE]);
+        tr_flags_out(c);
+    } else {
+        c->aflags = (c->tr_flags >> 8 & 0xff) | (c->tr_flags & 1) << 11;
+    }
+    c->tr_lazy = FLAGS_AT_HOME;
+}
+
+void tr_flags_out(struct soft_vcpu *c) {
+    c->tr_flags = (c->aflags & 0xff) << 8 | (c->aflags >> 11 & 1);
+}
