@@ -159,8 +159,9 @@ static void call_real(struct soft_vcpu *c, u16 sel, u64 rip, u32 opsize) {
 static void call_same(struct soft_vcpu *c, struct target *t, u32 size) {
     struct stack st;
     stack_current(c, &st);
-    if (c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L)) {
-        st.mask = UINT64_MAX; /* the pushes are already 64-bit mode's */
+    if (c->long_mode) { /* the pushes are already those of the new mode */
+        bool wide = desc_attr(&t->d) & SEG_ATTR_L;
+        st.mask = wide ? UINT64_MAX : st.seg.attr & SEG_ATTR_DB ? UINT32_MAX : UINT16_MAX;
     }
     stack_push(c, &st, size, c->s.seg[SEG_CS].sel);
     stack_push(c, &st, size, return_rip(c, size));

@@ -277,7 +277,7 @@ int main(int argc, char **argv) {
     options_parse(&o, &g, argc, argv);
     run.native = cf_native_create();
     if (!run.native) {
-        printf("SKIPPED conformance: the native side cannot be set up here\n");
+        printf("SKIPPED conformance: needs an Intel processor with AVX2, FSGSBASE, modify_ldt\n");
         return 77;
     }
     run.interp = cf_guest_create(false);

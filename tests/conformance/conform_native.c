@@ -22,6 +22,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#undef PF_W /* a program header flag; also in core/cpu/state.h */
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -438,8 +440,18 @@ void cf_native_wait(struct cf_native *n) {
     }
 }
 
+/* Left open by the manuals, many details differ by vendor; the engine follows Intel's. */
+static bool able(void) {
+    u32 r[4];
+    cpuid_host(0, 0, r);
+    return r[1] == 0x756e6547 && __builtin_cpu_supports("avx2") && (getauxval(AT_HWCAP2) & 2);
+}
+
 struct cf_native *cf_native_create(void) {
     static struct cf_native n;
+    if (!able()) {
+        return NULL;
+    }
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) {
         return NULL;

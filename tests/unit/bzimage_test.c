@@ -202,11 +202,9 @@ static void test_foreign(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_entry64),
-        cmocka_unit_test(test_entry32), cmocka_unit_test(test_real_mode_only),
-        cmocka_unit_test(test_relocated_when_small),
-        cmocka_unit_test(test_initrd_above_4g),
-        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_entry64),         cmocka_unit_test(test_entry32),
+        cmocka_unit_test(test_real_mode_only),  cmocka_unit_test(test_relocated_when_small),
+        cmocka_unit_test(test_initrd_above_4g), cmocka_unit_test(test_bad),
         cmocka_unit_test(test_foreign),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
