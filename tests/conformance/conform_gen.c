@@ -778,6 +778,9 @@ static bool append(struct maker *k, bool first) {
             return false;
         }
     }
+    if (!first && k->insn.has_modrm && (k->insn.id == INSN_JMP || k->insn.id == INSN_CALL)) {
+        return false; /* the register or memory may have changed: it could go to another case */
+    }
     t->at[t->insns++] = t->len;
     k->target = CF_RAM + 0x400;
     if (first) {
