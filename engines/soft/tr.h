@@ -7,7 +7,7 @@
  *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
  *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
- *   tr_cache.c memory, finding traces, forgetting them
+ *   tr_cache.c memory, finding traces, forgetting them            tr_flags.c  flags at exits
  *   tr_page.c  whether code lies where it did
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
  *
@@ -16,14 +16,13 @@
  * host R15 holds the address of a memory operand or part of it, R14 what is to be added to it, R13
  * is free. Compilers use those last, so hot loops seldom name them. GS is the vCPU.
  *
- * Guest flags are in RFLAGS, or in c->tr_flags, or nowhere when liveness says that nobody will look
- * before they are written: known for each place in a trace. Where generated code is left they are
- * always in c->tr_flags, unless dead; so a fault frame may show arithmetic flags that the
- * interrupted code was about to overwrite anyway.
+ * Guest flags are in RFLAGS, or in c->tr_flags, or they follow from registers (tr_flags.c): known for
+ * each place in a trace. Where generated code is left they are exact, whoever will look at them.
  *
- * A trace follows direct jumps within one guest page; it has four entries:
+ * A trace follows direct jumps within one guest page; it has up to five entries:
  *   X  indirect jumps: mode and page are checked      P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
+ *   L  flags are where c->tr_lazy says, and nobody will read them
  * All but the check of the page are followed by the poll of c->request. The page check (tr_page.c)
  * finds out whether the fetch translation is that at the time of translation, so joined jumps need
  * no undoing when mappings change. When code changes the traces of its page are taken out of all

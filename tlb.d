@@ -1,0 +1,51 @@
+tlb.o: engines/soft/tlb.c engines/soft/tlb.h engines/soft/soft.h \
+  core/cpu/decode.h core/base/types.h core/cpu/insn_id.h \
+  core/cpu/insn_id.def core/cpu/state.h core/if/engine.h core/base/err.h \
+  core/if/host.h core/mem/ram.h core/cpu/cpuid.h core/mem/walk.h \
+  engines/soft/engine.h core/if/mutex.h engines/soft/look.h \
+  engines/soft/smc.h engines/soft/tr.h engines/soft/block.h \
+  engines/soft/vec.h engines/soft/mem.h engines/soft/verify.h
+
+engines/soft/tlb.h:
+
+engines/soft/soft.h:
+
+core/cpu/decode.h:
+
+core/base/types.h:
+
+core/cpu/insn_id.h:
+
+core/cpu/insn_id.def:
+
+core/cpu/state.h:
+
+core/if/engine.h:
+
+core/base/err.h:
+
+core/if/host.h:
+
+core/mem/ram.h:
+
+core/cpu/cpuid.h:
+
+core/mem/walk.h:
+
+engines/soft/engine.h:
+
+core/if/mutex.h:
+
+engines/soft/look.h:
+
+engines/soft/smc.h:
+
+engines/soft/tr.h:
+
+engines/soft/block.h:
+
+engines/soft/vec.h:
+
+engines/soft/mem.h:
+
+engines/soft/verify.h:
