@@ -251,7 +251,7 @@ int image_create(struct image_args *a, struct err *err) {
             ERR_SET(err, ERR_INVAL, "size %s: not a multiple of 512 bytes such as 10G", a->file[1]);
     }
     rc = rc ? rc : image_new(a, a->file[0], format, size, &im, &fresh, err);
-    if (!rc && im->ops->close(im)) {
+    if (!rc && im && im->ops->close(im)) {
         rc = ERR_SET(err, ERR_IO, "image %s: could not be written", a->file[0]);
     }
     return image_status(rc);
@@ -344,7 +344,9 @@ int image_info(struct image_args *a, struct err *err) {
 
 static int new_size(const struct image_args *a, u64 now, u64 *size, struct err *err) {
     const char *text = a->file[1];
-    char sign = *text == '+' || *text == '-' ? *text++ : 0;
+    char sign = *text;
+    bool relative = sign == '+' || sign == '-';
+    text += relative;
     if (size_parse(text, size) || (sign == '-' && *size > now) ||
         (sign == '+' && *size > INT64_MAX - now)) {
         return ERR_SET(err, ERR_INVAL, "size %s: not a size such as 10G, +1G or -1G", a->file[1]);

@@ -50,7 +50,7 @@ static int block_read(const struct ext4 *fs, u64 block, u64 from, void *buf, siz
 }
 
 int ext4_open(struct image *im, const struct partition *p, struct ext4 *fs) {
-    u8 s[1024];
+    u8 s[1024] = {0};
     *fs = (struct ext4){.im = im, .start = p->start, .length = p->length};
     int rc = disk_read(fs, 1024, s, sizeof(s));
     if (rc || le16(s + 0x38) != EXT4_MAGIC) {
@@ -75,7 +75,7 @@ int ext4_open(struct image *im, const struct partition *p, struct ext4 *fs) {
 }
 
 static int inode_read(const struct ext4 *fs, u32 inode, struct ext4_file *f) {
-    u8 d[64] = {0}, i[128];
+    u8 d[64] = {0}, i[128] = {0};
     if (!inode || inode > fs->inodes) {
         return -ERR_FORMAT;
     }
@@ -176,7 +176,7 @@ static int map_find(const struct ext4 *fs, const struct ext4_file *f, u64 block,
         }
         u64 place = le32(f->map + (11 + level) * 4);
         for (u64 s = span / per; place && s; s /= per) {
-            u8 e[4];
+            u8 e[4] = {0};
             int rc = block_read(fs, place, block / s % per * 4, e, sizeof(e));
             if (rc) {
                 return rc;
@@ -226,7 +226,7 @@ int ext4_read(const struct ext4 *fs, const struct ext4_file *f, u64 offset, void
 int ext4_list(const struct ext4 *fs, const struct ext4_file *dir,
               bool (*fn)(void *ctx, const char *name, u32 inode), void *ctx) {
     char name[EXT4_NAME_MAX + 1];
-    u8 e[8];
+    u8 e[8] = {0};
     if (!ext4_is_dir(dir) || dir->size > DIR_MAX) {
         return -ERR_FORMAT;
     }

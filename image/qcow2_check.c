@@ -439,7 +439,7 @@ int qcow2_check(struct image *im, u32 fix, qcow2_say_fn say, void *ctx,
     check_fini(&c);
     if (!rc && (fix & QCOW2_FIX_ERRORS) && count_errors) {
         rc = fix_errors(q, out);
-        struct qcow2_check_result again;
+        struct qcow2_check_result again = {0};
         rc = rc ? rc : qcow2_check(im, QCOW2_FIX_LEAKS, NULL, NULL, &again);
         if (!rc && again.errors) { /* flags, now that the counts are right */
             rc = qcow2_check(im, QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS * (again.errors < out->errors),

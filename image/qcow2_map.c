@@ -230,7 +230,7 @@ void qcow2_unmap(struct image *im, const struct image_extent *e) {
 
 int qcow2_status(struct image *im, u64 offset, u64 *length, bool *own, bool *zero) {
     struct qcow2 *q = qcow2_of(im);
-    struct run r;
+    struct run r = {.kind = Q_BAD, .length = *length};
     struct qtable *t;
     u32 index;
     mutex_lock(im->host, &q->meta);
