@@ -10,6 +10,7 @@ other, N times round; and on the host's own loopback. Prints medians and ratios;
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def print_table(results):
               for n, runs in results.items()}
     print("%-16s" % "row" + "".join("%14s" % n for n in names) + "   soft/qemu     tr/qemu")
     for row in ROWS:
-        q = median["qemu-tcg"][row]
+        q = median["qemu-tcg"].get(row)
         ratios = ["%.2f" % (median[n][row] / q) if q else "-" for n in ("sosia-soft", "sosia-tr")]
         print("%-16s" % row + "".join("%14s" % cell(row, median[n][row]) for n in names) + "%12s%12s" % tuple(ratios))
 
@@ -136,11 +137,15 @@ def main():
     run(["guests/net/build.sh"], 600)
     monitors = {"sosia-soft": sosia("off"), "sosia-tr": sosia("on"), "qemu-tcg": qemu_tcg()}
     results = {"host": [], **{n: [] for n in monitors}}
-    for i in range(opt.rounds):
-        results["host"].append(native(opt.seconds))
-        for name, m in monitors.items():
-            print("round %d: %s" % (i + 1, name), flush=True)
-            results[name].append({**user_rows(m["user"], opt.seconds), **pair_rows(m["pair"], opt.seconds)})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        for i in range(opt.rounds):
+            results["host"].append(native(opt.seconds))
+            for name, m in monitors.items():
+                print("round %d: %s" % (i + 1, name), flush=True)
+                results[name].append({**user_rows(m["user"], opt.seconds), **pair_rows(m["pair"], opt.seconds)})
+    except (KeyboardInterrupt, SystemExit):
+        print("interrupted: what there is so far")
     print()
     print_table(results)
 

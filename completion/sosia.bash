@@ -33,7 +33,7 @@ _sosia() {
         mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W "auto kvm soft" -- "$cur") ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W "disk" -- "$cur") ;;
-    --net) mapfile -t COMPREPLY < <(compgen -W "none" -- "$cur") ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W "user user,hostfwd=tcp:127.0.0.1:2222-:22 user,restrict tap= switch= passt= none" -- "$cur") ;;
     --console | --virtio-console | --debugcon)
         mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;

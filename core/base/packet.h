@@ -86,8 +86,8 @@ struct gso {
 /* frame is what hdr with a gso_type describes; max_payload: make segments as large as that allows
  * (in multiples of gso_size), 0: gso_size. False: not a TCP segment that can be cut. */
 bool gso_begin(struct gso *g, const struct net_hdr *hdr, const u8 *frame, u32 len, u32 max_payload);
-/* The next segment with complete checksums: headers in g->head, payload in the frame, whose bytes in
- * front of it are not needed any more. False when there is no more. */
+/* The next segment with complete checksums: headers in g->head, payload in the frame, whose bytes
+ * in front of it are not needed any more. False when there is no more. */
 bool gso_next(struct gso *g, u32 *head_len, const u8 **payload, u32 *payload_len);
 
 /* --- joining -----------------------------------------------------------------------------------
