@@ -32,15 +32,16 @@ struct soft_block {
     struct block_jump link[BLOCK_LINKS];
     const u32 *generation; /* of its page; compared with seen before each run */
     u32 seen;
-    u16 count;    /* instructions */
-    u16 bytes;    /* of code */
-    u16 uops;     /* the closing one included */
-    u8 next_link; /* which link is replaced next */
-    bool crosses; /* one instruction over a page end: second_* count too */
-    bool cached;  /* found by hash; others are run once */
-    bool tr_no;   /* cannot be translated */
-    u8 repeat;    /* lock-step: may its instruction be executed twice? (verify.c) */
-    u16 heat;     /* executions by the interpreter */
+    u16 count;       /* instructions */
+    u16 bytes;       /* of code */
+    u16 uops;        /* the closing one included */
+    u8 next_link;    /* which link is replaced next */
+    bool crosses;    /* one instruction over a page end: second_* count too */
+    bool cached;     /* found by hash; others are run once */
+    bool tr_no;      /* cannot be translated */
+    bool translated; /* it was: the translator's table may know it */
+    u8 repeat;       /* lock-step: may its instruction be executed twice? (verify.c) */
+    u16 heat;        /* executions by the interpreter */
     u64 gpa, key;
     u64 second_gpa; /* page of the rest, when crosses */
     const u32 *second_generation;

@@ -63,6 +63,30 @@ static void link_blocks(struct soft_vcpu *c, struct soft_block *from, u64 linear
     from->next_link ^= 1;
 }
 
+/* The block at next_rip, after `from`. */
+static inline struct soft_block *next_block(struct soft_vcpu *c, struct soft_block *from) {
+    u64 rip = c->next_rip, linear = (rip + c->cs_base) & c->addr_mask;
+    const struct block_jump *l = from->link;
+    struct soft_block *next = NULL;
+    if (LIKELY(l[0].linear == linear && l[0].key == c->jump_key)) {
+        next = l[0].to;
+    } else if (LIKELY(l[1].linear == linear && l[1].key == c->jump_key)) {
+        next = l[1].to;
+    }
+    if (UNLIKELY(!next || !block_fresh(next))) {
+        u64 resets = c->cache->resets;
+        next = soft_find_next(c, rip, linear);
+        if (LIKELY(resets == c->cache->resets)) {
+            link_blocks(c, from, linear, next);
+        }
+    }
+    return next;
+}
+
+struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from) {
+    return next_block(c, from);
+}
+
 /* Until something wants attention. */
 static void run_blocks(struct soft_vcpu *c) {
     const u32 *attention = &c->ev->attention;
@@ -74,24 +98,7 @@ static void run_blocks(struct soft_vcpu *c) {
             return;
         }
         rip = c->next_rip;
-        u64 linear = (rip + c->cs_base) & c->addr_mask;
-        struct soft_block *next;
-        const struct block_jump *l = b->link;
-        if (LIKELY(l[0].linear == linear && l[0].key == c->jump_key)) {
-            next = l[0].to;
-        } else if (LIKELY(l[1].linear == linear && l[1].key == c->jump_key)) {
-            next = l[1].to;
-        } else {
-            next = NULL;
-        }
-        if (UNLIKELY(!next || !block_fresh(next))) {
-            u64 resets = c->cache->resets;
-            next = soft_find_next(c, rip, linear);
-            if (LIKELY(resets == c->cache->resets)) {
-                link_blocks(c, b, linear, next);
-            }
-        }
-        b = next;
+        b = next_block(c, b);
     }
 }
 

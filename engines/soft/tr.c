@@ -354,14 +354,21 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
 /* The translation of b at rip; NULL: interpret it. */
 static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
-    struct tr_block *n = tr_cache_find(t, b->gpa, b->key, rip, b->crosses ? b->second_gpa : 0);
-    if (n) {
-        return n;
-    }
-    if (b->tr_no || !b->cached || ++b->heat < t->heat) {
+    if (b->tr_no || !b->cached) {
         return NULL;
     }
-    b->heat = 0;
+    if (b->translated || !b->heat) { /* decoded anew it may have been translated before */
+        struct tr_block *n = tr_cache_find(t, b->gpa, b->key, rip, b->crosses ? b->second_gpa : 0);
+        b->translated |= n != NULL;
+        if (n) {
+            return n;
+        }
+    }
+    if (++b->heat < t->heat) {
+        return NULL;
+    }
+    b->heat = 1;
+    b->translated = true;
     return translate(c, b, rip);
 }
 
@@ -580,12 +587,34 @@ static void connect(struct soft_vcpu *c, u32 exit, struct tr_block *to) {
     }
 }
 
-static void interpret(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
-    c->block = b;
-    c->block_rip = rip;
-    c->uop = b->uop;
-    c->stats.instructions += b->count;
-    b->uop[0].fn(c, b->uop);
+/* Is it time to look for a translation of b, or to make one? */
+static bool is_warm(const struct soft_tr *t, const struct soft_block *b) {
+    return !b->tr_no && b->cached && (b->translated || !b->heat || b->heat + 1u >= t->heat);
+}
+
+/* Runs b, and what comes behind it as long as that is cold code. */
+static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
+    struct soft_tr *t = c->tr;
+    bool once = t->force;
+    t->force = false;
+    for (;;) {
+        t->stats.cold++;
+        c->block = b;
+        c->block_rip = c->next_rip;
+        c->uop = b->uop;
+        c->stats.instructions += b->count;
+        b->uop[0].fn(c, b->uop);
+        if (UNLIKELY(once || must_look(c))) {
+            return;
+        }
+        b = soft_next_block(c, b);
+        if (able && is_warm(t, b)) {
+            return;
+        }
+        if (able && b->heat < t->heat) {
+            b->heat++;
+        }
+    }
 }
 
 static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
@@ -609,10 +638,8 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
     u64 rip = c->next_rip;
     struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
     struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
-    t->force = false;
     if (!n) {
-        t->stats.cold++;
-        interpret(c, b, rip);
+        interpret(c, b, able);
         return 0;
     }
     connect(c, exit, n);

@@ -53,6 +53,7 @@ void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats);
 
 /* run.c */
 struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear);
+struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from); /* at next_rip */
 
 /* --- inside ------------------------------------------------------------------------------------
  */
