@@ -22,11 +22,13 @@ CLASSES = ["ng:" + c for c in ("cpu", "vm", "memory", "futex", "switch", "fork",
 MORE_CLASSES = ["ng:" + c for c in ("bsearch", "qsort", "context", "sigfpe", "sigsegv", "sigq", "timer", "pipe",
                                     "poll", "sem", "mutex", "mremap", "madvise", "mprotect", "vfork", "clone",
                                     "tsc", "clock", "icache", "stack", "bigheap", "atomic", "lockbus", "vecmath",
-                                    "vecwide", "fp", "prime", "crypt", "getrandom", "rseq", "membarrier",
+                                    "vecwide", "fp", "crypt", "getrandom", "rseq", "membarrier",
                                     "sigabrt", "sigsuspend", "x86syscall", "vdso", "shm", "userfaultfd", "tlb-shootdown")]
 
 # A code cache so small that it is emptied all the time
 SMALL_CACHE = ["--code-cache", "1"]
+# Every 20th entry into translated code is repeated by the interpreter and compared
+LOCK_STEP = ["--verify=20"]
 
 # name, processors, MiB, seconds for each program, items, options
 SHORT = [
@@ -34,10 +36,12 @@ SHORT = [
     ("2 processors", 2, 768, 1, PROGRAMS + CLASSES + ["userland"], []),
     ("4 processors", 4, 512, 1, ["crossmod", "maprace", "order", "kernelpoke", "forks"], []),
     ("2 processors, small cache", 2, 512, 1, ["crossmod", "jit", "signals", "kernelpoke"], SMALL_CACHE),
+    ("1 processor, lock-step", 1, 512, 1, ["jit", "signals", "crosspage", "seg64"], LOCK_STEP),
 ]
 LONG = [("%d processor%s" % (n, "s"[n == 1:]), n, 1536, 15, PROGRAMS + CLASSES + MORE_CLASSES + ["userland", "debug"], [])
         for n in (1, 2, 4)]
-LONG += [("2 processors, small cache", 2, 1024, 15, PROGRAMS, SMALL_CACHE)]
+LONG += [("2 processors, small cache", 2, 1024, 15, PROGRAMS, SMALL_CACHE),
+         ("1 processor, lock-step", 1, 1024, 15, PROGRAMS, LOCK_STEP)]
 
 # What the kernel says when it was hurt
 HURT = re.compile(r"(?m)^.*(BUG:|Oops|general protection|Kernel panic|soft lockup|hard LOCKUP|blocked for more than|"
