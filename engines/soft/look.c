@@ -55,6 +55,8 @@ int soft_look_create(struct soft_vcpu *c) {
         host->ops->pages_free(host, look, sizeof(*look));
         return -ERR_NOMEM;
     }
+    u32 share = LOOK_TOUCHED_ALL / MAX(c->vm->ev->vcpu_count, 1u);
+    look->touched_max = MIN(MAX(share, (u32)LOOK_TOUCHED_MIN), (u32)LOOK_TOUCHED_MAX);
     c->tlb->look = look;
     soft_look_select(c);
     return 0;
@@ -109,7 +111,7 @@ static void touch(struct soft_look *look, u32 set, u32 slot) {
 
 static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
     struct soft_look *look = c->tlb->look;
-    if (look->touched >= LOOK_TOUCHED_MAX || look->fills >= LOOK_FILLS) {
+    if (look->touched >= look->touched_max || look->fills >= LOOK_FILLS) {
         reset(c);
     }
     if (!look->set[n]) {

@@ -28,7 +28,10 @@ enum {
     LOOK_HEADS = 1 << 12,
     LOOK_REGION_BITS = 9, /* slots in a host page */
     LOOK_REGIONS = LOOK_SLOTS >> LOOK_REGION_BITS,
-    LOOK_TOUCHED_MAX = 700, /* regions of all sets together, 12 KiB each */
+    /* Regions of all sets together, 12 KiB each: of one vCPU; of all, unless they are very many. */
+    LOOK_TOUCHED_MAX = 700,
+    LOOK_TOUCHED_ALL = 2800,
+    LOOK_TOUCHED_MIN = 100,
     /* c->look points this far into a set: its low bits are the count of a SHRX by the page size. */
     LOOK_BIAS = PAGE_SHIFT,
 };
@@ -51,7 +54,7 @@ struct soft_look {
     u32 set_head[LOOK_SETS];                  /* fills, index + 1 */
     u32 page_head[LOOK_HEADS];                /* the same by guest-physical page, hashed */
     u64 region[LOOK_SETS][LOOK_REGIONS / 64]; /* touched */
-    u32 touched, fills;
+    u32 touched, touched_max, fills;
     u64 resets;
     struct look_fill fill[LOOK_FILLS];
 };

@@ -16,8 +16,9 @@
  * host R15 holds the address of a memory operand or part of it, R14 what is to be added to it, R13
  * is free. Compilers use those last, so hot loops seldom name them. GS is the vCPU.
  *
- * Guest flags are in RFLAGS, or in c->tr_flags, or they follow from registers (tr_flags.c): known for
- * each place in a trace. Where generated code is left they are exact, whoever will look at them.
+ * Guest flags are in RFLAGS, or in c->tr_flags, or they follow from registers (tr_flags.c): known
+ * for each place in a trace. Where generated code is left they are exact, whoever will look at
+ * them.
  *
  * A trace follows direct jumps within one guest page; it has up to five entries:
  *   X  indirect jumps: mode and page are checked      P  jumps from another page: the same
