@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Memory of the Linux host: the monitor's own from the C library, large tables and guest RAM from
- * mmap, generated code as one memfd mapped twice (read-write and read-execute).
+ * mmap, generated code as shared memory mapped twice (read-write and read-execute).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -75,26 +75,20 @@ void linux_ram_free(struct host *host, struct host_ram *ram) {
     *ram = (struct host_ram){.fd = -1};
 }
 
+/* Shared anonymous memory twice: perf takes names for it from /tmp/perf-PID.map, which it does not
+ * for a memfd. An old size of 0 makes mremap map the same memory once more. */
 int linux_code_alloc(struct host *host, size_t size, struct host_code *out) {
     (void)host;
-    int fd = memfd_create("code", MFD_CLOEXEC);
-    if (fd < 0) {
+    void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (rw == MAP_FAILED) {
         return -ERR_NOMEM;
     }
-    if (ftruncate(fd, (off_t)size)) {
-        close(fd);
-        return -ERR_NOMEM;
-    }
-    void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    void *rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    close(fd);
-    if (rw == MAP_FAILED || rx == MAP_FAILED) {
-        if (rw != MAP_FAILED) {
-            munmap(rw, size);
-        }
+    void *rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
+    if (rx == MAP_FAILED || mprotect(rx, size, PROT_READ | PROT_EXEC)) {
         if (rx != MAP_FAILED) {
             munmap(rx, size);
         }
+        munmap(rw, size);
         return -ERR_NOMEM;
     }
     *out = (struct host_code){.rw = rw, .rx = rx, .size = size};
