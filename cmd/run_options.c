@@ -37,6 +37,7 @@ enum option_id {
     OPT_TRANSLATOR,
     OPT_CODE_CACHE,
     OPT_VERIFY,
+    OPT_AUDIT,
     OPT_HELP,
 };
 
@@ -66,6 +67,7 @@ static const struct option long_options[] = {
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
     {"verify", optional_argument, NULL, OPT_VERIFY},
+    {"audit", no_argument, NULL, OPT_AUDIT},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -118,6 +120,8 @@ static const char help_text[] =
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
     "interpreter\n"
     "                           (one of N times it is entered); one CPU\n"
+    "  --audit                  soft engine: check all translated code with the decoder; --verify "
+    "too\n"
     "  --help                   this text\n\n"
     "Exit status: 0 guest powered off or reset, 1 the host failed, 2 bad usage or input,\n"
     "3 guest crashed (triple fault) or the machine cannot go on, 4 --verify found a difference.\n";
@@ -372,6 +376,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_translator(o, arg, err);
     case OPT_CODE_CACHE:
         return parse_code_cache(o, arg, err);
+    case OPT_AUDIT:
+        o->translator.audit = true;
+        return 0;
     case OPT_VERIFY:
         return parse_verify(o, arg, err);
     case OPT_QUIET:
@@ -452,7 +459,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
         rc = ERR_SET(err, ERR_INVAL, "%s: not an option; see `sosia run --help`", argv[optind]);
     }
     if (o->translator.verify) {
-        o->translator.on = true;
+        o->translator.on = o->translator.audit = true;
         o->engine = o->engine == ENGINE_AUTO ? ENGINE_SOFT : o->engine;
     }
     return rc ? rc : check_complete(o, err);

@@ -4,7 +4,7 @@ _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
         --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --perf-map --translator
-        --code-cache --verify --help"
+        --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run image verify cpu sensitivity switch stats version help --help --version" -- "$cur")

@@ -43,6 +43,7 @@ struct engine_vm {
         u32 cache_mib; /* room for generated code per vCPU; 0: a good value */
         u32 verify;    /* lock-step with the interpreter: one of so many entries of generated code
                           is checked; 0: none. One vCPU only. */
+        bool audit;    /* the decoder looks at all generated code (tr_audit.c) */
         /* When not NULL: told of each translation, where it lies and the address of the guest's
          * instruction. On the vCPUs' threads. */
         void (*named)(void *ctx, const void *code, size_t size, u64 rip);

@@ -16,6 +16,7 @@
 #include "core/if/mutex.h"
 #include "core/if/trace.h"
 #include "engines/soft/smc.h"
+#include "engines/soft/tr_audit.h"
 #include "engines/soft/vec.h"
 #include "engines/soft/verify.h"
 
@@ -271,6 +272,7 @@ static void emit(struct soft_tr *t) {
         tr_edge(t, t->trace_next, tr_jmp(t));
     }
     tr_late_pieces(t);
+    t->blocks[t->block].to = t->used;
     t->used = (u32)ALIGN_UP(t->used, 16u);
 }
 
@@ -315,6 +317,17 @@ static void tell(const struct soft_vcpu *c, const struct tr_block *n, u32 from) 
     }
 }
 
+/* False: the machine ends with the reason. */
+static bool audited(struct soft_vcpu *c) {
+    struct vm_exit *exit = c->exit;
+    if (tr_audit(c, c->tr->block, exit->error.text, sizeof(exit->error.text))) {
+        return true;
+    }
+    exit->kind = EXIT_ERROR;
+    c->leave |= SOFT_LEAVE_EXIT;
+    return false;
+}
+
 static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
     u64 page = rip & ~PAGE_MASK;
@@ -341,7 +354,13 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
         second_page(t, b);
     }
     u32 before = t->used;
+    n->from = before;
+    n->exit_from = t->exit_count;
     emit(t);
+    n->exit_to = t->exit_count;
+    if (c->vm->ev->translator.audit && !audited(c)) {
+        return NULL;
+    }
     t->stats.blocks++;
     t->stats.bytes_out += t->used - before;
     for (u32 k = 0; k < t->trace_len; k++) {
@@ -639,7 +658,9 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
     struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
     if (!n) {
-        interpret(c, b, able);
+        if (!(c->leave & SOFT_LEAVE_EXIT)) {
+            interpret(c, b, able);
+        }
         return 0;
     }
     connect(c, exit, n);

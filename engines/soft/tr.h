@@ -131,6 +131,8 @@ struct tr_block {
     u64 second_gpa;               /* the page in which the first instruction ends */
     const u32 *second_generation; /* NULL: it is one page */
     u32 second_seen;
+    u32 from, to;           /* its code */
+    u32 exit_from, exit_to; /* its exits */
     bool dead;
 };
 

@@ -79,7 +79,7 @@ struct soft_vcpu *test_vcpu_create(u64 ram_size) {
     const char *how = getenv("SOSIA_TEST_TRANSLATOR");
     if (how) {
         m->vm.translator = (struct engine_translator){
-            .on = true, .heat = 1, .cache_mib = 1, .verify = !strcmp(how, "verify")};
+            .on = true, .heat = 1, .cache_mib = 1, .audit = true, .verify = !strcmp(how, "verify")};
     }
     m->vcpu.vm = &m->vm;
     if (soft_engine_ops.vm_create(&m->vm, &err) || soft_engine_ops.vcpu_create(&m->vcpu, &err)) {

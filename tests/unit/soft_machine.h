@@ -219,7 +219,7 @@ static inline struct engine_translator sm_translator(void) {
     const char *how = getenv("SOSIA_TEST_TRANSLATOR");
     u32 verify = how && !strcmp(how, "verify");
     return (struct engine_translator){
-        .on = how != NULL, .heat = 1, .cache_mib = 1, .verify = verify};
+        .on = how != NULL, .heat = 1, .cache_mib = 1, .verify = verify, .audit = true};
 }
 
 static inline struct sm *sm_create(void) {

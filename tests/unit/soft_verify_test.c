@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Lock-step finds what is wrong: translated code is changed behind its back, and the difference
- * must be reported with the instruction; unchanged code passes. */
+/* Lock-step and audit find what is wrong: translated code is changed behind their back, and that
+ * must be reported with the instruction or the rule; unchanged code passes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engines/soft/tr.h"
+#include "engines/soft/tr_audit.h"
 #include "tests/unit/soft_machine.h"
 
 static struct sm *m;
@@ -117,6 +117,82 @@ static void test_vector(void **state) {
     expect_difference("mov eax, 0x11223344");
 }
 
+/* --- the audit ---------------------------------------------------------------------------------
+ */
+
+/* Puts bytes over the last place where generated code has these; the audit must say why not. */
+static void expect_refused(const char *hex, const void *from, const void *to, size_t n,
+                           const char *why) {
+    char text[200] = "";
+    u8 *found = NULL, keep[16];
+    prepare(hex);
+    struct soft_tr *t = soft_of(&m->vcpu)->tr;
+    assert_true(tr_audit_all(soft_of(&m->vcpu), text, sizeof(text)));
+    for (u32 at = t->first; at + n <= t->used; at++) {
+        found = memcmp(t->code.rw + at, from, n) ? found : t->code.rw + at;
+    }
+    assert_non_null(found);
+    memcpy(keep, found, n);
+    memcpy(found, to, n);
+    assert_false(tr_audit_all(soft_of(&m->vcpu), text, sizeof(text)));
+    if (!strstr(text, why)) {
+        fail_msg("wanted: %s\ngot: %s", why, text);
+    }
+    memcpy(found, keep, n);
+    assert_true(tr_audit_all(soft_of(&m->vcpu), text, sizeof(text)));
+}
+
+static void test_audit_access(void **state) {
+    u32 disp = 0x344, beyond = 0x345, far = 0x10344;
+    const char *store = "31c0 898744030000 f4"; /* mov [rdi + 0x344], eax */
+    (void)state;
+    expect_refused(store, &disp, &beyond, 4, "beyond what was looked up");
+    expect_refused(store, &disp, &far, 4, "beyond what was looked up");
+}
+
+static const struct {
+    u8 code[5];
+    const char *why;
+} bad[] = {
+    {{0x0f, 0x05, 0x90, 0x90, 0x90}, "may not contain"}, /* syscall */
+    {{0x0f, 0x30, 0x90, 0x90, 0x90}, "may not contain"}, /* wrmsr */
+    {{0x9d, 0x90, 0x90, 0x90, 0x90}, "may not contain"}, /* popf */
+    {{0x50, 0x90, 0x90, 0x90, 0x90}, "may not contain"}, /* push rax */
+    {{0xcd, 0x80, 0x90, 0x90, 0x90}, "may not contain"}, /* int 80h */
+    {{0xf3, 0x0f, 0xae, 0xd8, 0x90}, "may not contain"}, /* wrgsbase eax */
+    {{0x0f, 0x01, 0xef, 0x90, 0x90}, "may not contain"}, /* wrpkru */
+    {{0xe8, 0x00, 0x00, 0x00, 0x00}, "may not contain"}, /* call */
+    {{0xfd, 0x90, 0x90, 0x90, 0x90}, "may not contain"}, /* std */
+    {{0xff, 0xe0, 0x90, 0x90, 0x90}, "indirect jump"},   /* jmp rax */
+    {{0xe9, 0x01, 0x00, 0x00, 0x10}, "jump to nowhere"}, /* jmp far away */
+    {{0xeb, 0x01, 0x48, 0x31, 0xc0}, "inside an instr"}, /* into an instruction */
+    {{0x89, 0x07, 0x90, 0x90, 0x90}, "not looked up"},   /* mov [rdi], eax */
+    {{0x8b, 0x04, 0x24, 0x90, 0x90}, "not looked up"},   /* mov eax, [rsp] */
+    {{0x64, 0x8b, 0x07, 0x90, 0x90}, "FS"},              /* mov eax, fs:[rdi] */
+    {{0x65, 0x89, 0x07, 0x90, 0x90}, "GS with a base"},  /* mov gs:[rdi], eax */
+    {{0xf3, 0xa4, 0x90, 0x90, 0x90}, "not looked up"},   /* rep movsb */
+};
+
+/* mov eax, imm32 in the middle of the trace becomes something else. */
+static void test_audit_instructions(void **state) {
+    u8 from[5] = {0xb8, 0x44, 0x33, 0x22, 0x11};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        expect_refused("31c9 b844332211 89c2 f4", from, bad[i].code, 5, bad[i].why);
+    }
+}
+
+/* Stores to what generated code may not change in the processor's state. */
+static void test_audit_state(void **state) {
+    u32 good = (u32)tr_gpr(GPR_R14), self = (u32)C_OFF(tr_self), cr3 = (u32)C_OFF(s.cr3),
+        beyond = sizeof(struct soft_vcpu) - 4;
+    const char *code = "31c0 49ffc6 f4"; /* inc r14 */
+    (void)state;
+    expect_refused(code, &good, &self, 4, "not allowed");
+    expect_refused(code, &good, &cr3, 4, "not allowed");
+    expect_refused(code, &good, &beyond, 4, "beyond");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_register, set_up, tear_down),
@@ -124,6 +200,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stray_store, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_vector, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_audit_access, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_audit_instructions, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_audit_state, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
