@@ -33,7 +33,7 @@ def monitors():
     sosia = ["build/sosia", "run", "--memory", "512M", "--kernel", KERNEL, "--initrd", INITRD, "--cmdline", CMDLINE]
     qemu = ["qemu-system-x86_64", "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
             "-kernel", KERNEL, "-initrd", INITRD, "-append", CMDLINE]
-    table = {"native": ["build/bench/rows", "0.2"], "sosia-soft": [*sosia, "--engine", "soft"],
+    table = {"native": ["build/bench/rows", "0.2"], "sosia-soft": [*sosia, "--engine", "soft", "--translator", "off"],
              "sosia-tr": [*sosia, "--engine", "soft", "--translator", "on"],
              "qemu-tcg": [*qemu, "-accel", "tcg", "-cpu", "max"]}
     if kvm_works():

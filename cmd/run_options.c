@@ -115,7 +115,7 @@ static const char help_text[] =
     "  --stats                  print counters of the run at its end\n"
     "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
     "                           System.map of the guest's kernel\n"
-    "  --translator on|off      soft engine: translate hot code (default off)\n"
+    "  --translator on|off      soft engine: translate hot code (default on)\n"
     "  --code-cache MIB         soft engine: room for translated code per CPU (default 16)\n"
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
     "interpreter\n"
@@ -444,6 +444,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
                               .console = "stdio",
                               .virtio_console = "none",
                               .debugcon = "none",
+                              .translator = {.on = true},
                               .rng = true};
     int rc = preload_config(o, argc, argv, err);
     optind = 0;
