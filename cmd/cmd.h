@@ -43,7 +43,7 @@ struct run_options {
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;
-    bool boot_disk; /* kernel and initial RAM disk are in the first disk */
+    bool boot_disk;       /* kernel and initial RAM disk are in the first disk */
     const char *perf_map; /* file of guest symbols, "" for none; NULL: no map */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;

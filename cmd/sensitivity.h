@@ -120,12 +120,12 @@ enum sens_end {
     X(EFER, "EFER")                                                                                \
     X(SYSCALL, "SYSCALL MSRs")                                                                     \
     X(SYSENTER, "SYSENTER MSRs")                                                                   \
-    X(KERNEL_GS, "KERNEL_GS_BASE") X(MSR, "other MSRs") X(TSC, "time or chance")                   \
-        X(TSC_AUX, "TSC_AUX") X(GDTR, "GDTR") X(IDTR, "IDTR") X(LDTR, "LDTR") X(TR, "TR")          \
-            X(SEG, "DS, ES, FS, GS") X(SEG_BASE, "FS or GS base") X(CPL, "CPL, CS, SS")            \
-                X(DESC, "descriptors") X(IDT, "interrupt descriptors") X(IO, "I/O")                \
-                    X(IOBITMAP, "I/O bitmap") X(PHYS, "physical location") X(ACTIVITY, "activity") \
-                        X(NMI, "NMI blocking")
+    X(KERNEL_GS, "KERNEL_GS_BASE")                                                                 \
+    X(MSR, "other MSRs") X(TSC, "time or chance") X(TSC_AUX, "TSC_AUX") X(GDTR, "GDTR")            \
+        X(IDTR, "IDTR") X(LDTR, "LDTR") X(TR, "TR") X(SEG, "DS, ES, FS, GS")                       \
+            X(SEG_BASE, "FS or GS base") X(CPL, "CPL, CS, SS") X(DESC, "descriptors")              \
+                X(IDT, "interrupt descriptors") X(IO, "I/O") X(IOBITMAP, "I/O bitmap")             \
+                    X(PHYS, "physical location") X(ACTIVITY, "activity") X(NMI, "NMI blocking")
 
 enum sens_group {
 #define X(name, text) SENS_G_##name,
