@@ -149,7 +149,7 @@ static int analyse(struct sens_report *r, const struct engine_ops *ops,
     rc = r->verdict ? 0 : ERR_SET(err, ERR_NOMEM, "no memory for the forms");
     sens_machine_destroy(m);
     free(m);
-    if (!rc && o->native && mode == 64) {
+    if (r->verdict && o->native && mode == 64) {
         rc = run_native(r);
     }
     return rc;

@@ -105,27 +105,41 @@ enum sens_end {
 };
 
 /* Machine state outside the program's own, in groups. */
-#define SENS_GROUPS(X)                                                                             \
-    X(IF, "RFLAGS.IF")                                                                             \
-    X(IOPL, "RFLAGS.IOPL")                                                                         \
-    X(VIF, "RFLAGS.VIF/VIP")                                                                       \
-    X(VM, "RFLAGS.VM/RF")                                                                          \
-    X(CR0, "CR0")                                                                                  \
-    X(CR2, "CR2")                                                                                  \
-    X(CR3, "CR3")                                                                                  \
-    X(CR4, "CR4")                                                                                  \
-    X(CR8, "CR8")                                                                                  \
-    X(XCR0, "XCR0")                                                                                \
-    X(DR, "debug registers")                                                                       \
-    X(EFER, "EFER")                                                                                \
-    X(SYSCALL, "SYSCALL MSRs")                                                                     \
-    X(SYSENTER, "SYSENTER MSRs")                                                                   \
-    X(KERNEL_GS, "KERNEL_GS_BASE")                                                                 \
-    X(MSR, "other MSRs") X(TSC, "time or chance") X(TSC_AUX, "TSC_AUX") X(GDTR, "GDTR")            \
-        X(IDTR, "IDTR") X(LDTR, "LDTR") X(TR, "TR") X(SEG, "DS, ES, FS, GS")                       \
-            X(SEG_BASE, "FS or GS base") X(CPL, "CPL, CS, SS") X(DESC, "descriptors")              \
-                X(IDT, "interrupt descriptors") X(IO, "I/O") X(IOBITMAP, "I/O bitmap")             \
-                    X(PHYS, "physical location") X(ACTIVITY, "activity") X(NMI, "NMI blocking")
+/* clang-format off */
+#define SENS_GROUPS(X) \
+    X(IF, "RFLAGS.IF") \
+    X(IOPL, "RFLAGS.IOPL") \
+    X(VIF, "RFLAGS.VIF/VIP") \
+    X(VM, "RFLAGS.VM/RF") \
+    X(CR0, "CR0") \
+    X(CR2, "CR2") \
+    X(CR3, "CR3") \
+    X(CR4, "CR4") \
+    X(CR8, "CR8") \
+    X(XCR0, "XCR0") \
+    X(DR, "debug registers") \
+    X(EFER, "EFER") \
+    X(SYSCALL, "SYSCALL MSRs") \
+    X(SYSENTER, "SYSENTER MSRs") \
+    X(KERNEL_GS, "KERNEL_GS_BASE") \
+    X(MSR, "other MSRs") \
+    X(TSC, "time or chance") \
+    X(TSC_AUX, "TSC_AUX") \
+    X(GDTR, "GDTR") \
+    X(IDTR, "IDTR") \
+    X(LDTR, "LDTR") \
+    X(TR, "TR") \
+    X(SEG, "DS, ES, FS, GS") \
+    X(SEG_BASE, "FS or GS base") \
+    X(CPL, "CPL, CS, SS") \
+    X(DESC, "descriptors") \
+    X(IDT, "interrupt descriptors") \
+    X(IO, "I/O") \
+    X(IOBITMAP, "I/O bitmap") \
+    X(PHYS, "physical location") \
+    X(ACTIVITY, "activity") \
+    X(NMI, "NMI blocking")
+/* clang-format on */
 
 enum sens_group {
 #define X(name, text) SENS_G_##name,
