@@ -252,14 +252,8 @@ static int start_watchdog(struct sens_machine *m) {
     return 0;
 }
 
-int sens_machine_create(struct sens_machine *m, const struct engine_ops *ops,
-                        const struct engine_caps *caps, u8 mode, struct err *err) {
-    *m = (struct sens_machine){.ops = ops, .mode = mode};
-    int rc = linux_host_create(&m->lh, err);
-    if (rc) {
-        return rc;
-    }
-    m->host = linux_host_host(m->lh);
+static int open_machine(struct sens_machine *m, const struct engine_ops *ops,
+                        const struct engine_caps *caps, struct err *err) {
     /* The translator is there to say how it would treat a form; nothing gets hot enough for it. */
     struct vm_params params = {.host = m->host,
                                .engine = ops,
@@ -267,23 +261,35 @@ int sens_machine_create(struct sens_machine *m, const struct engine_ops *ops,
                                .vcpus = 1,
                                .memory = SENS_RAM,
                                .translator = {.on = true, .heat = UINT32_MAX, .cache_mib = 1}};
-    rc = vm_create(&params, &m->vm, err);
+    int rc = vm_create(&params, &m->vm, err);
+    if (rc) {
+        return rc;
+    }
+    m->vcpu = &m->vm->vcpus[0].engine;
+    m->memory = m->vm->backing.hva;
+    m->image = malloc(SENS_LOW);
+    if (!m->image || map_ports(m) || ops->vcpu_bind(m->vcpu) || start_watchdog(m)) {
+        return ERR_SET(err, ERR_NOMEM, "the analyser's machine cannot be set up");
+    }
+    return 0;
+}
+
+int sens_machine_create(struct sens_machine *m, const struct engine_ops *ops,
+                        const struct engine_caps *caps, u8 mode, struct err *err) {
+    *m = (struct sens_machine){.ops = ops, .mode = mode};
+    int rc = linux_host_create(&m->lh, err);
     if (!rc) {
-        m->vcpu = &m->vm->vcpus[0].engine;
-        m->memory = m->vm->backing.hva;
-        m->image = malloc(SENS_LOW);
-        rc = !m->image || map_ports(m) || ops->vcpu_bind(m->vcpu) || start_watchdog(m)
-                 ? ERR_SET(err, ERR_NOMEM, "the analyser's machine cannot be set up")
-                 : 0;
+        m->host = linux_host_host(m->lh);
+        rc = open_machine(m, ops, caps, err);
     }
     if (rc) {
         sens_machine_destroy(m);
-        return rc;
+    } else if (m->image) {
+        fill_image(m);
+        memcpy(m->memory, m->image, SENS_LOW);
+        base_state(m);
     }
-    fill_image(m);
-    memcpy(m->memory, m->image, SENS_LOW);
-    base_state(m);
-    return 0;
+    return rc;
 }
 
 void sens_machine_destroy(struct sens_machine *m) {
@@ -303,7 +309,8 @@ void sens_machine_destroy(struct sens_machine *m) {
     *m = (struct sens_machine){0};
 }
 
-/* --- a run -------------------------------------------------------------------------------------
+/* --- a run
+ * -------------------------------------------------------------------------------------
  */
 
 /* n is a multiple of 8. */
@@ -329,7 +336,8 @@ static u64 hash_changes(const u8 *p, const u8 *before, size_t n) {
     return h;
 }
 
-/* Pages that runs and knobs change; page tables only get accessed bits, which are set already. */
+/* Pages that runs and knobs change; page tables only get accessed bits, which are set already.
+ */
 static void restore(struct sens_machine *m) {
     if (m->wild) {
         memcpy(m->memory, m->image, SENS_LOW);
@@ -426,7 +434,7 @@ static struct frame read_frame(const struct sens_machine *m, u32 vector, bool er
     return f;
 }
 
-#define CHANGED(group, condition) (condition ? BIT(SENS_G_##group) : 0)
+#define CHANGED(group, condition) ((condition) ? BIT(SENS_G_##group) : 0)
 
 static u64 changed_msrs(const struct cpu_msrs *a, const struct cpu_msrs *b) {
     bool other = a->pat != b->pat || a->apic_base != b->apic_base ||
