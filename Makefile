@@ -246,7 +246,7 @@ tidy: $(TIDY_OK)
 GUEST := build/guests/linux-cloud-amd64
 
 # a static pattern: make does not look for implicit rules of phony targets
-SETUPS := setup-build setup-run setup-test setup-bench
+SETUPS := setup-build setup-run setup-test setup-image setup-bench
 .PHONY: $(SETUPS)
 $(SETUPS): setup-%:
 	@scripts/setup.sh $*
@@ -257,6 +257,11 @@ run: setup-run
 	@guests/linux/build.sh cloud-amd64
 	build/sosia run --cpus 2 --memory 512M --kernel $(GUEST)/vmlinuz --initrd $(GUEST)/initrd.img \
 		--cmdline "console=ttyS0 quiet"
+
+.PHONY: debian-image
+debian-image: setup-image
+	@$(MAKE) -s -j$$(nproc) all
+	@guests/debian/build.sh
 
 .PHONY: test
 test: setup-test

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: setup.sh build|run|test|bench
+# usage: setup.sh build|run|test|image|bench
 # Installs the Debian packages that a purpose needs and that are not there yet. Needs root only when
 # something is missing.
 set -eu
@@ -12,10 +12,11 @@ build) ;;
 run) packages="$packages cpio kmod" ;;
 test) packages="$packages cpio e2fsprogs fdisk kmod lz4 xz-utils zstd clang clang-format clang-tidy libclang-rt-14-dev binutils
     libcmocka-dev libzydis-dev python3 gdb qemu-system-x86 qemu-utils procps iproute2 iperf3 curl openssh-client
-    passt" ;;
+    passt mmdebstrap" ;;
+image) packages="$packages e2fsprogs mmdebstrap openssh-client" ;;
 bench) packages="$packages cpio e2fsprogs kmod lz4 xz-utils zstd python3 qemu-system-x86 procps libslirp0" ;;
 *)
-    echo "usage: setup.sh build|run|test|bench" >&2
+    echo "usage: setup.sh build|run|test|image|bench" >&2
     exit 2
     ;;
 esac

@@ -50,7 +50,8 @@ mkdir -p "$root/etc/systemd/network" "$root/root/.ssh" "$root/etc/systemd/system
 printf '[Match]\nName=en* eth*\n\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
 # each copy of the image gets host keys and a machine id of its own
 rm -f "$root"/etc/ssh/ssh_host_*
-printf '[Service]\nExecStartPre=/usr/bin/ssh-keygen -A\n' >"$root/etc/systemd/system/ssh.service.d/keys.conf"
+printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' \
+    >"$root/etc/systemd/system/ssh.service.d/keys.conf"
 : >"$root/etc/machine-id"
 key >"$root/root/.ssh/authorized_keys"
 chmod 700 "$root/root/.ssh"
