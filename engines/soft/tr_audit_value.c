@@ -226,6 +226,9 @@ static struct audit_value immediate(struct audit *a, struct audit_value v) {
     u64 imm = i->op[1].kind == OPERAND_IMM ? i->imm : UINT64_MAX;
     struct audit_value sum = v.kind == AUDIT_LOW ? v : audit_as_sum(v);
     bool known = v.kind == AUDIT_LOW || sum.kind == AUDIT_SUM;
+    if (i->op[0].reg < H_TEMP2) {
+        return audit_fresh(a); /* the guest's own: AND and OR there say nothing about an address */
+    }
     if (i->id == INSN_OR && imm == PAGE_LOW && i->opsize == 8 && known) {
         v = audit_as_sum(v);
         v.kind = AUDIT_TAG;

@@ -86,7 +86,7 @@ def main():
     page.feed(open(sys.argv[2], encoding="utf-8").read())
     check(page.rows > 4000, "the page has only %d rows" % page.rows)
     check(not page.outside, "the page needs other files: %s" % page.outside)
-    print("%d passed, %d failed" % (passed, failed))
+    print("sensitivity: %d passed, %d failed" % (passed, failed))
     return failed != 0
 
 
