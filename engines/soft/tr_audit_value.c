@@ -226,9 +226,6 @@ static struct audit_value immediate(struct audit *a, struct audit_value v) {
     u64 imm = i->op[1].kind == OPERAND_IMM ? i->imm : UINT64_MAX;
     struct audit_value sum = v.kind == AUDIT_LOW ? v : audit_as_sum(v);
     bool known = v.kind == AUDIT_LOW || sum.kind == AUDIT_SUM;
-    if (i->op[0].reg < H_TEMP2) {
-        return audit_fresh(a); /* the guest's own: AND and OR there say nothing about an address */
-    }
     if (i->id == INSN_OR && imm == PAGE_LOW && i->opsize == 8 && known) {
         v = audit_as_sum(v);
         v.kind = AUDIT_TAG;
@@ -287,7 +284,7 @@ static struct audit_value shifted(struct audit *a) {
     return v;
 }
 
-static struct audit_value result(struct audit *a) {
+static struct audit_value computed(struct audit *a) {
     const struct insn *i = &a->insn;
     struct audit_value v = a->v[i->op[0].reg & 15];
     switch (i->id) {
@@ -308,6 +305,16 @@ static struct audit_value result(struct audit *a) {
     default:
         return audit_fresh(a);
     }
+}
+
+/*
+ * What a guest's own ADD, AND or LEA leaves in its register is a new value, whatever it looks like.
+ * MOV only takes back what generated code put aside.
+ */
+static struct audit_value result(struct audit *a) {
+    struct audit_value v = computed(a);
+    bool guest = a->insn.op[0].reg_class == REG_GPR && a->insn.op[0].reg < H_TEMP2;
+    return guest && a->insn.id != INSN_MOV && v.kind != AUDIT_HOST ? audit_fresh(a) : v;
 }
 
 static void temp_stored(struct audit *a) {
