@@ -307,14 +307,17 @@ static struct audit_value computed(struct audit *a) {
     }
 }
 
-/*
- * What a guest's own ADD, AND or LEA leaves in its register is a new value, whatever it looks like.
- * MOV only takes back what generated code put aside.
- */
+/* A whole register that generated code had put aside. */
+static bool takes_back(const struct insn *i) {
+    bool own = i->op[1].kind != OPERAND_REG || i->op[1].reg >= H_TEMP2;
+    return i->id == INSN_MOV && i->opsize == 8 && own;
+}
+
+/* What a guest's own instruction leaves in its register is a new value, whatever it looks like. */
 static struct audit_value result(struct audit *a) {
     struct audit_value v = computed(a);
     bool guest = a->insn.op[0].reg_class == REG_GPR && a->insn.op[0].reg < H_TEMP2;
-    return guest && a->insn.id != INSN_MOV && v.kind != AUDIT_HOST ? audit_fresh(a) : v;
+    return guest && !takes_back(&a->insn) && v.kind != AUDIT_HOST ? audit_fresh(a) : v;
 }
 
 static void temp_stored(struct audit *a) {
