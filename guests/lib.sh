@@ -5,13 +5,21 @@
 
 GUESTS=${GUESTS:-build/guests}
 
+# mirror: the address of the Debian archive in apt's sources.
+mirror() {
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
+        awk '$2 == "bookworm" {print $1; exit}'
+}
+
 # apt_i386 ARGUMENTS: apt-get for the i386 architecture, with package lists of its own.
 apt_i386() {
     mkdir -p "$GUESTS/apt-i386/lists/partial" "$GUESTS/apt-i386/cache/archives/partial"
     : >"$GUESTS/apt-i386/status"
     _state=$(cd "$GUESTS/apt-i386" && pwd)
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main" \
-        >"$_state/sources.list"
+    # where this machine's own packages come from; without lists yet, after an update
+    _uri=$(mirror)
+    [ -n "$_uri" ] || { apt-get -qq update >/dev/null && _uri=$(mirror); }
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $_uri bookworm main" >"$_state/sources.list"
     apt-get -qq -o APT::Sandbox::User=root -o APT::Architecture=i386 -o APT::Architectures::=i386 \
         -o Dir::State="$_state" -o Dir::State::status="$_state/status" -o Dir::Cache="$_state/cache" \
         -o Dir::Etc::sourcelist="$_state/sources.list" -o Dir::Etc::sourceparts=/dev/null "$@" >/dev/null
