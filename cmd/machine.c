@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From options to a running machine and back to nothing; see machine.h. All on the event thread. */
+#include "cmd/machine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cmd/gdb_server.h"
+#include "cmd/perf_map.h"
+#include "cmd/stats.h"
+
+void machine_stop(struct machine *m, const char *why) {
+    if (m->pc) {
+        vm_stop(pc_vm(m->pc), STOP_USER, EXIT_GUEST_OFF, why);
+    }
+}
+
+static void on_leave(void *ctx) {
+    machine_stop(ctx, "left with Ctrl-A x");
+}
+
+/* --- back ends -------------------------------------------------------------------------------- */
+
+static int stream_open(struct machine *m, const char *what, const char *where,
+                       struct char_backend **out, struct err *err) {
+    char name[64] = "";
+    int rc = 0;
+    *out = NULL;
+    if (!strcmp(where, "stdio")) {
+        rc = con_stdio_open(m->lh, on_leave, m, out, err);
+    } else if (!strcmp(where, "pty")) {
+        rc = con_pty_open(m->lh, name, sizeof(name), out, err);
+        if (!rc) {
+            complain("%s is at %s", what, name);
+        }
+    } else if (!strncmp(where, "file=", 5)) {
+        rc = con_file_open(m->lh, where + 5, out, err);
+    }
+    if (*out) {
+        m->stream[m->stream_count++] = *out;
+    }
+    return rc;
+}
+
+/* on-full=pause: the machine stands still until the host has room again. */
+static void on_disk_full(void *ctx, bool full) {
+    struct machine *m = ctx;
+    complain(full ? "the host's disk is full: the machine is paused until there is room"
+                  : "the host's disk has room again: the machine goes on");
+    if (m->pc && full) {
+        vm_pause_begin(pc_vm(m->pc));
+    } else if (m->pc) {
+        vm_resume(pc_vm(m->pc));
+    }
+}
+
+static int disks_open(struct machine *m, struct err *err) {
+    for (u32 i = 0; i < m->o.disk_count; i++) {
+        struct disk_config *d = &m->cfg.disk[i];
+        const struct disk_option *o = &m->o.disk[i];
+        int rc = disk_open(m->lh, o, on_disk_full, m, &d->backend, err);
+        if (rc) {
+            return rc;
+        }
+        d->readonly = o->open.readonly;
+        d->queues = o->queues ? o->queues : MIN(m->o.cpus, 8u);
+        memcpy(d->serial, o->serial, sizeof(d->serial));
+        m->cfg.disk_count++;
+    }
+    return 0;
+}
+
+/* Which machine this is, for addresses that stay the same: that with this disk, or this kernel. */
+static int nets_open(struct machine *m, struct err *err) {
+    const char *file = m->o.disk_count ? m->o.disk[0].open.path : m->o.kernel;
+    char *machine = realpath(file, NULL);
+    int rc = 0;
+    for (u32 i = 0; i < m->o.net_count && !rc; i++) {
+        rc = net_open(m->lh, &m->o.net[i], machine ? machine : file, i, &m->cfg.net[i], err);
+        m->cfg.net_count += rc ? 0 : 1;
+    }
+    free(machine);
+    return rc;
+}
+
+static int streams_open(struct machine *m, struct err *err) {
+    int rc = stream_open(m, "the serial console", m->o.console, &m->cfg.serial[0], err);
+    rc = rc ? rc : stream_open(m, "the virtio console", m->o.virtio_console, &m->cfg.console, err);
+    return rc ? rc : stream_open(m, "the debug port", m->o.debugcon, &m->cfg.debug, err);
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+/* "FILE ARGUMENTS": the command line of a module is the whole string, as boot loaders pass it. */
+static int module_map(struct machine *m, u32 i, struct err *err) {
+    const char *text = m->o.module[i];
+    size_t len = strcspn(text, " ");
+    char path[4096];
+    if (len >= sizeof(path)) {
+        return ERR_SET(err, ERR_INVAL, "--module: name too long");
+    }
+    memcpy(path, text, len);
+    path[len] = 0;
+    const char *kept = run_options_keep(&m->o, path);
+    if (!kept) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    int rc = file_map("module", kept, &m->module_file[i], err);
+    if (!rc) {
+        m->cfg.module[i] = (struct module_config){.file = m->module_file[i], .cmdline = text};
+        m->cfg.module_count = i + 1;
+    }
+    return rc;
+}
+
+static int boot_map(struct machine *m, struct err *err) {
+    int rc = boot_disk_load(linux_host_host(m->lh), &m->o.disk[0].open, &m->boot, err);
+    if (!rc) {
+        m->cfg.kernel = m->boot.kernel;
+        m->cfg.initrd = m->boot.initrd;
+        m->cfg.cmdline = m->o.cmdline ? m->o.cmdline : m->boot.cmdline;
+    }
+    return rc;
+}
+
+static int files_map(struct machine *m, struct err *err) {
+    if (m->o.boot_disk) {
+        return boot_map(m, err);
+    }
+    int rc = file_map("kernel", m->o.kernel, &m->cfg.kernel, err);
+    if (!rc && m->o.initrd) {
+        rc = file_map("initrd", m->o.initrd, &m->cfg.initrd, err);
+    }
+    for (u32 i = 0; !rc && i < m->o.module_count; i++) {
+        rc = module_map(m, i, err);
+    }
+    return rc;
+}
+
+static void files_unmap(struct machine *m) {
+    file_unmap(&m->cfg.kernel);
+    file_unmap(&m->cfg.initrd);
+    for (u32 i = 0; i < m->o.module_count; i++) {
+        file_unmap(&m->module_file[i]);
+    }
+}
+
+/* --- the machine ------------------------------------------------------------------------------ */
+
+static int memory_check(const struct run_options *o, struct err *err) {
+    u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+    if (o->memory > host) {
+        return ERR_SET(err, ERR_INVAL, "memory of %llu MiB: this host has %llu MiB",
+                       (unsigned long long)(o->memory / MIB), (unsigned long long)(host / MIB));
+    }
+    return 0;
+}
+
+static void config_fill(struct machine *m) {
+    struct machine_config *c = &m->cfg;
+    const struct run_options *o = &m->o;
+    c->vcpus = o->cpus;
+    c->memory = o->memory;
+    c->cmdline = o->cmdline ? o->cmdline : "console=ttyS0";
+    c->rng = o->rng;
+    c->test_devices = o->test_devices;
+    c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
+    c->mmio_cmdline = o->mmio_cmdline;
+    c->trace = o->trace;
+}
+
+int machine_create(struct machine *m, struct err *err) {
+    config_fill(m);
+    int rc = memory_check(&m->o, err);
+    rc = rc ? rc : files_map(m, err);
+    rc = rc ? rc : disks_open(m, err);
+    if (rc) {
+        return rc;
+    }
+    m->engine = engine_select(linux_host_host(m->lh), m->o.engine, m->o.quiet, &m->caps, err);
+    if (!m->engine) {
+        return err->code;
+    }
+    m->cfg.caps = &m->caps;
+    m->cfg.translator = m->o.translator;
+    rc = m->o.perf_map ? perf_map_create(m->o.perf_map, &m->perf_map, err) : 0;
+    if (m->perf_map) {
+        perf_map_connect(m->perf_map, &m->cfg.translator);
+    }
+    rc = rc ? rc : nets_open(m, err);
+    rc = rc ? rc : streams_open(m, err);
+    rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
+    files_unmap(m);
+    return rc;
+}
+
+int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err) {
+    struct vm *vm = pc_vm(m->pc);
+    vm->on_stop = on_stop;
+    vm->on_stop_ctx = ctx;
+    if (m->o.gdb) {
+        int rc = gdb_server_create(m->lh, vm, m->o.gdb, m->o.gdb_wait, &m->gdb, err);
+        if (rc) {
+            return rc;
+        }
+    }
+    m->stats = stats_server_create(m->lh, vm, m->engine);
+    m->started_ns = host_now(linux_host_host(m->lh));
+    m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
+    return vm_start(vm, err);
+}
+
+void machine_destroy(struct machine *m) {
+    gdb_server_destroy(m->gdb);
+    stats_server_destroy(m->stats);
+    pc_destroy(m->pc);
+    perf_map_destroy(m->perf_map);
+    for (u32 i = 0; i < m->cfg.disk_count; i++) {
+        m->cfg.disk[i].backend->ops->close(m->cfg.disk[i].backend);
+    }
+    for (u32 i = 0; i < m->cfg.net_count; i++) {
+        if (m->cfg.net[i].backend) {
+            m->cfg.net[i].backend->ops->close(m->cfg.net[i].backend);
+        }
+    }
+    for (u32 i = 0; i < m->stream_count; i++) {
+        m->stream[i]->ops->close(m->stream[i]);
+    }
+    files_unmap(m);
+    run_options_free(&m->o);
+}

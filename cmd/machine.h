@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One machine of this process: options -> board -> start -> end. `sosia run` and the API server
+ * build and start machines with this, on the event thread of their host.
+ *
+ *   machine_create (files, disks, engine, networks, streams, board) -> machine_start -> loop runs
+ *     -> on_stop -> machine_destroy
+ */
+#ifndef CMD_MACHINE_H
+#define CMD_MACHINE_H
+
+#include "cmd/boot_disk.h"
+#include "cmd/cmd.h"
+#include "core/board/pc.h"
+
+enum { MACHINE_MAX_STREAMS = 4 };
+
+struct gdb_server;
+struct perf_map;
+struct stats_server;
+
+struct machine {
+    struct run_options o; /* what was asked for; owned */
+    struct linux_host *lh;
+    const struct engine_ops *engine;
+    struct engine_caps caps;
+    struct machine_config cfg; /* with the back ends; disk[i] and net[i] are o.disk[i], o.net[i] */
+    struct blob module_file[OPT_MAX_MODULES];
+    struct boot_disk boot;                            /* with --boot disk */
+    struct char_backend *stream[MACHINE_MAX_STREAMS]; /* to close */
+    u32 stream_count;
+    struct pc *pc; /* NULL: not created */
+    struct gdb_server *gdb;
+    struct stats_server *stats;
+    struct perf_map *perf_map;
+    u64 main_ns;     /* host clock when the command began; the caller fills it */
+    u64 started_ns;  /* and when the vCPUs were let go */
+    double ready_ms; /* between the two */
+};
+
+/* Builds what m->o describes on m->lh. 0, or a negative code with err filled; machine_destroy
+ * cleans up in both cases. */
+int machine_create(struct machine *m, struct err *err);
+/* Lets the vCPUs go; when the machine ends on_stop is called on a vCPU's thread. They begin parked
+ * when vm_pause was called before. */
+int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err);
+/* Stops it when it runs, closes the back ends, frees the options. Not the host. */
+void machine_destroy(struct machine *m);
+
+/* Asks the machine to end, for a person's reason; does nothing when there is none. */
+void machine_stop(struct machine *m, const char *why);
+
+/* machine_report.c: figures of the run on standard error, for benchmarks and the curious. */
+void machine_print_stats(struct machine *m);
+
+#endif
