@@ -175,6 +175,18 @@ static u64 gather_offset(const struct gather *g, const struct uop *u, u32 n) {
     return cut(offset, u->addrsize);
 }
 
+/* With XMM registers the first element that is loaded clears the upper half of the destination: a
+ * fault in a later one shows that. The manual leaves it open; this is what the processor does. */
+static void gather_element(struct soft_vcpu *c, const struct uop *u, const struct gather *g,
+                           u32 n) {
+    u64 linear = soft_linear(c, u->seg, gather_offset(g, u, n), g->size, ACCESS_READ);
+    u64 v = soft_lin_load(c, linear, g->size, c->mmu);
+    memcpy(reg_at(c, g->dst, n * g->size), &v, g->size);
+    if (!u->insn->vex_l) {
+        memset(vec_ymmh(c, g->dst), 0, 16);
+    }
+}
+
 /* What the processor does first, and what a fault in the first element already shows: each mask
  * element becomes its sign, and with XMM registers the upper halves become 0. */
 static void gather_mask(struct soft_vcpu *c, const struct gather *g, u32 bytes) {
@@ -191,9 +203,7 @@ static void gather_elements(struct soft_vcpu *c, const struct uop *u, const stru
     for (u32 n = 0; n < g->count; n++) {
         u8 *mask = reg_at(c, g->mask, n * g->size);
         if (mask[g->size - 1] >> 7) {
-            u64 linear = soft_linear(c, u->seg, gather_offset(g, u, n), g->size, ACCESS_READ);
-            u64 v = soft_lin_load(c, linear, g->size, c->mmu);
-            memcpy(reg_at(c, g->dst, n * g->size), &v, g->size);
+            gather_element(c, u, g, n);
         }
         memset(mask, 0, g->size);
     }
