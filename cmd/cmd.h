@@ -36,6 +36,7 @@ struct run_options {
     const char *gdb;
     bool gdb_wait;
     const char *config;
+    const char *name; /* of the machine; NULL: derived from its disk or kernel */
     struct disk_option disk[OPT_MAX_DISKS];
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
@@ -84,6 +85,12 @@ int cmd_switch(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_sensitivity(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_kill(int argc, char **argv);
+int cmd_wait(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

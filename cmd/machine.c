@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "cmd/gdb_server.h"
+#include "cmd/manage.h"
 #include "cmd/perf_map.h"
-#include "cmd/stats.h"
 
 void machine_stop(struct machine *m, const char *why) {
     if (m->pc) {
@@ -175,6 +175,7 @@ static void config_fill(struct machine *m) {
 int machine_create(struct machine *m, struct err *err) {
     config_fill(m);
     int rc = memory_check(&m->o, err);
+    rc = rc ? rc : manage_register(m, err);
     rc = rc ? rc : files_map(m, err);
     rc = rc ? rc : disks_open(m, err);
     if (rc) {
@@ -207,15 +208,15 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
             return rc;
         }
     }
-    m->stats = stats_server_create(m->lh, vm, m->engine);
     m->started_ns = host_now(linux_host_host(m->lh));
     m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
-    return vm_start(vm, err);
+    int rc = manage_start(m, err);
+    return rc ? rc : vm_start(vm, err);
 }
 
 void machine_destroy(struct machine *m) {
+    manage_end(m);
     gdb_server_destroy(m->gdb);
-    stats_server_destroy(m->stats);
     pc_destroy(m->pc);
     perf_map_destroy(m->perf_map);
     for (u32 i = 0; i < m->cfg.disk_count; i++) {
@@ -230,5 +231,6 @@ void machine_destroy(struct machine *m) {
         m->stream[i]->ops->close(m->stream[i]);
     }
     files_unmap(m);
+    manage_release(m);
     run_options_free(&m->o);
 }

@@ -15,9 +15,11 @@
 
 enum { MACHINE_MAX_STREAMS = 4 };
 
+struct control;
 struct gdb_server;
+struct manage;
 struct perf_map;
-struct stats_server;
+struct registration;
 
 struct machine {
     struct run_options o; /* what was asked for; owned */
@@ -31,8 +33,11 @@ struct machine {
     u32 stream_count;
     struct pc *pc; /* NULL: not created */
     struct gdb_server *gdb;
-    struct stats_server *stats;
+    struct registration *reg; /* NULL: no name, there is no runtime directory (registry.h) */
+    struct control *control;  /* its control socket: control_add; NULL likewise */
+    struct manage *manage;
     struct perf_map *perf_map;
+    char **argv;     /* the command, for `sosia ls`; NULL: not told */
     u64 main_ns;     /* host clock when the command began; the caller fills it */
     u64 started_ns;  /* and when the vCPUs were let go */
     double ready_ms; /* between the two */

@@ -133,6 +133,7 @@ int cmd_run(int argc, char **argv) {
         return EXIT_FAILURE_OTHER;
     }
     r->signal_fd = -1;
+    r->m.argv = argv;
     int rc = run_options_parse(&r->m.o, argc, argv, &err);
     if (rc == 1) {
         run_options_free(&r->m.o);

@@ -29,6 +29,7 @@ enum option_id {
     OPT_TEST_DEVICES,
     OPT_CONFIG,
     OPT_MODULE,
+    OPT_NAME,
     OPT_TRANSPORT,
     OPT_RNG,
     OPT_QUIET,
@@ -59,6 +60,7 @@ static const struct option long_options[] = {
     {"test-devices", no_argument, NULL, OPT_TEST_DEVICES},
     {"config", required_argument, NULL, OPT_CONFIG},
     {"module", required_argument, NULL, OPT_MODULE},
+    {"name", required_argument, NULL, OPT_NAME},
     {"transport", required_argument, NULL, OPT_TRANSPORT},
     {"rng", required_argument, NULL, OPT_RNG},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -101,6 +103,7 @@ static const char help_text[] =
     "  --virtio-console stdio|pty|none|file=PATH\n"
     "                           a virtio console as well (default: none)\n"
     "  --debugcon file=PATH     where bytes written to port 0xe9 go\n"
+    "  --name NAME              what `sosia ls` calls it (default: from the disk or kernel)\n"
     "  --transport pci|mmio|mmio-cmdline\n"
     "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
     "                           names them on the kernel command line, for acpi=off\n"
@@ -362,6 +365,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return 0;
     case OPT_MODULE:
         return parse_module(o, arg, err);
+    case OPT_NAME:
+        o->name = arg;
+        return 0;
     case OPT_TRANSPORT:
         return parse_transport(o, arg, err);
     case OPT_RNG:

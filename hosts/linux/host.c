@@ -114,3 +114,11 @@ int linux_fd_watch(struct linux_host *lh, int fd, void (*fn)(void *ctx), void *c
 void linux_fd_unwatch(struct linux_host *lh, int fd) {
     loop_unwatch(lh->loop, fd);
 }
+
+int linux_post(struct linux_host *lh, void (*fn)(void *ctx), void *ctx) {
+    return loop_post(lh->loop, fn, ctx);
+}
+
+void linux_post_forget(struct linux_host *lh, const void *ctx) {
+    loop_forget(lh->loop, ctx);
+}

@@ -34,6 +34,11 @@ int linux_fd_watch(struct linux_host *lh, int fd, void (*fn)(void *ctx), void *c
 /* Returns when fn is not running any more (unless called from fn itself). */
 void linux_fd_unwatch(struct linux_host *lh, int fd);
 
+/* Runs fn once on the event thread. 0 or -ERR_NOMEM. */
+int linux_post(struct linux_host *lh, void (*fn)(void *ctx), void *ctx);
+/* Takes back what was posted with this ctx; returns when none of it is running any more. */
+void linux_post_forget(struct linux_host *lh, const void *ctx);
+
 /* --- back ends -------------------------------------------------------------------------------- */
 
 enum blk_format { BLK_FORMAT_AUTO, BLK_FORMAT_RAW, BLK_FORMAT_QCOW2 };

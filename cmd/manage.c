@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The requests that every machine serves; see manage.h. */
+#include "cmd/manage.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cmd/control.h"
+#include "cmd/machine.h"
+#include "cmd/registry.h"
+#include "cmd/stats.h"
+
+enum { MAX_WAITING = CONTROL_MAX_CLIENTS, COMMAND_MAX = 4096 };
+
+struct manage {
+    bool paused; /* by request */
+    u64 start_wall;
+    struct control_call *waiting[MAX_WAITING];
+    u32 waiting_count;
+    struct vm_stop stop; /* how it ended */
+};
+
+/* --- what machine this is --------------------------------------------------------------------- */
+
+static const char *state_name(struct machine *m) {
+    struct vm *vm = pc_vm(m->pc);
+    if (vm_stop_get(vm).reason != STOP_NONE) {
+        return "stopping";
+    }
+    return __atomic_load_n(&vm->pause_count, __ATOMIC_SEQ_CST) ? "paused" : "running";
+}
+
+/* The command line; bytes that JSON cannot take become '?'. */
+static json_t *command_json(char **argv) {
+    char text[COMMAND_MAX];
+    size_t n = 0;
+    for (; argv && *argv; argv++) {
+        for (const char *s = n ? " " : ""; s; s = s == *argv ? NULL : *argv) {
+            size_t len = MIN(strlen(s), sizeof(text) - 1 - n);
+            memcpy(text + n, s, len);
+            n += len;
+        }
+    }
+    text[n] = 0;
+    json_t *o = json_string(text);
+    for (size_t i = 0; !o && i < n; i++) {
+        text[i] = text[i] & 0x80 ? '?' : text[i];
+    }
+    return o ? o : json_string(text);
+}
+
+static int handle_info(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    json_t *o = call->reply;
+    u64 up = host_now(linux_host_host(m->lh)) - m->started_ns;
+    (void)err;
+    json_object_set_new(o, "name", json_string(registry_name(m->reg)));
+    json_object_set_new(o, "pid", json_integer(getpid()));
+    json_object_set_new(o, "version", json_string(SOSIA_VERSION));
+    json_object_set_new(o, "state", json_string(state_name(m)));
+    json_object_set_new(o, "engine", json_string(m->engine->name));
+    json_object_set_new(o, "vcpus", json_integer(m->cfg.vcpus));
+    json_object_set_new(o, "memory", json_integer((json_int_t)m->cfg.memory));
+    json_object_set_new(o, "uptime", json_real((double)up / 1e9));
+    json_object_set_new(o, "started", json_integer((json_int_t)(m->manage->start_wall)));
+    json_object_set_new(o, "command", command_json(m->argv));
+    return 0;
+}
+
+/* --- pause, resume, the ends ------------------------------------------------------------------ */
+
+void manage_pause(struct machine *m) {
+    if (!m->manage->paused) {
+        m->manage->paused = true;
+        vm_pause(pc_vm(m->pc));
+    }
+}
+
+void manage_resume(struct machine *m) {
+    if (m->manage->paused) {
+        m->manage->paused = false;
+        vm_resume(pc_vm(m->pc));
+    }
+}
+
+static int handle_pause(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    (void)err;
+    manage_pause(m);
+    json_object_set_new(call->reply, "state", json_string(state_name(m)));
+    return 0;
+}
+
+static int handle_resume(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    (void)err;
+    manage_resume(m);
+    json_object_set_new(call->reply, "state", json_string(state_name(m)));
+    return 0;
+}
+
+static int handle_power_button(void *ctx, struct control_call *call, struct err *err) {
+    (void)call;
+    (void)err;
+    pc_power_button(((struct machine *)ctx)->pc);
+    return 0;
+}
+
+static int handle_ctrl_alt_del(void *ctx, struct control_call *call, struct err *err) {
+    (void)call;
+    (void)err;
+    pc_ctrl_alt_del(((struct machine *)ctx)->pc);
+    return 0;
+}
+
+static int handle_kill(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    (void)call;
+    (void)err;
+    vm_stop(pc_vm(m->pc), STOP_USER, EXIT_GUEST_OFF, "stopped by request");
+    return 0;
+}
+
+/* --- waiting for the end ---------------------------------------------------------------------- */
+
+static void wait_gone(struct control_call *call) {
+    struct manage *g = call->owner;
+    for (u32 i = 0; i < g->waiting_count; i++) {
+        if (g->waiting[i] == call) {
+            g->waiting[i] = g->waiting[--g->waiting_count];
+            control_done(call, -ERR_STATE, NULL);
+            return;
+        }
+    }
+}
+
+static int handle_wait(void *ctx, struct control_call *call, struct err *err) {
+    struct manage *g = ((struct machine *)ctx)->manage;
+    if (g->waiting_count == MAX_WAITING) {
+        return ERR_SET(err, ERR_NOSPACE, "too many wait for this machine");
+    }
+    call->owner = g;
+    call->gone = wait_gone;
+    g->waiting[g->waiting_count++] = call;
+    return CONTROL_LATER;
+}
+
+/* --- counters --------------------------------------------------------------------------------- */
+
+static int handle_stats(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    char *text = malloc(STATS_TEXT_MAX);
+    if (!text) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    stats_text(pc_vm(m->pc), m->engine, text, STATS_TEXT_MAX);
+    json_object_set_new(call->reply, "text", json_string(text));
+    free(text);
+    return 0;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static const struct control_verb verbs[] = {
+    {"info", handle_info},
+    {"pause", handle_pause},
+    {"resume", handle_resume},
+    {"power-button", handle_power_button},
+    {"ctrl-alt-del", handle_ctrl_alt_del},
+    {"kill", handle_kill},
+    {"wait", handle_wait},
+    {"stats", handle_stats},
+};
+
+int manage_register(struct machine *m, struct err *err) {
+    char derived[REGISTRY_NAME_MAX + 1];
+    const char *disk = m->o.disk_count ? m->o.disk[0].open.path : NULL;
+    struct err own = {0};
+    if (m->o.name) {
+        return registry_claim(m->o.name, false, &m->reg, err);
+    }
+    registry_name_derive(disk ? disk : m->o.kernel ? m->o.kernel : "", derived);
+    if (registry_claim(derived, true, &m->reg, &own) && !m->o.quiet) {
+        complain("%s; the machine runs without a control socket", own.text);
+    }
+    return 0;
+}
+
+int manage_start(struct machine *m, struct err *err) {
+    m->manage = calloc(1, sizeof(*m->manage));
+    if (!m->manage) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    m->manage->start_wall = (u64)time(NULL);
+    int rc = control_create(m->lh, m->reg, &m->control, err);
+    return rc ? rc : control_add(m->control, verbs, ARRAY_LEN(verbs), m);
+}
+
+void manage_end(struct machine *m) {
+    if (m->manage && m->pc) {
+        m->manage->stop = vm_stop_get(pc_vm(m->pc));
+    }
+}
+
+static void tell_waiting(struct manage *g) {
+    for (u32 i = 0; i < g->waiting_count; i++) {
+        json_t *reply = g->waiting[i]->reply;
+        json_object_set_new(reply, "status", json_integer(g->stop.code));
+        json_object_set_new(reply, "reason", json_string(g->stop.text));
+        control_done(g->waiting[i], 0, NULL);
+    }
+    g->waiting_count = 0;
+}
+
+void manage_release(struct machine *m) {
+    if (m->manage) {
+        tell_waiting(m->manage);
+    }
+    control_destroy(m->control);
+    free(m->manage);
+    registry_release(m->reg);
+    m->control = NULL;
+    m->manage = NULL;
+    m->reg = NULL;
+}
