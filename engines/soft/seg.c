@@ -228,17 +228,22 @@ static u8 derive_mode(const struct soft_vcpu *c) {
     return attr & SEG_ATTR_DB ? 32 : 16;
 }
 
+/* May all of the segment be read and written in 32-bit mode? */
+static bool derive_open(const struct segment *seg) {
+    const u32 mask = SEG_ATTR_UNUSABLE | SEG_ATTR_S | SEG_ATTR_P | TYPE_CODE | TYPE_WRITABLE;
+    return (seg->attr & mask) == (SEG_ATTR_S | SEG_ATTR_P | TYPE_WRITABLE) &&
+           !(seg->attr & TYPE_DOWN) && seg->limit == UINT32_MAX;
+}
+
 static bool derive_flat(const struct soft_vcpu *c) {
     static const u8 data[] = {SEG_ES, SEG_SS, SEG_DS};
     const struct segment *cs = &c->s.seg[SEG_CS];
-    const u32 mask = SEG_ATTR_UNUSABLE | SEG_ATTR_S | SEG_ATTR_P | TYPE_CODE | TYPE_WRITABLE;
     if (c->mode != 32 || cs->base || cs->limit != 0xffffffffu) {
         return false;
     }
     for (u32 i = 0; i < ARRAY_LEN(data); i++) {
         const struct segment *seg = &c->s.seg[data[i]];
-        if (seg->base || seg->limit != 0xffffffffu || (seg->attr & TYPE_DOWN) ||
-            (seg->attr & mask) != (SEG_ATTR_S | SEG_ATTR_P | TYPE_WRITABLE)) {
+        if (seg->base || !derive_open(seg)) {
             return false;
         }
     }
@@ -316,6 +321,8 @@ void soft_mode_update(struct soft_vcpu *c) {
         c->mmu = smap && !(c->s.rflags & FLAG_AC) ? MMU_SMAP : MMU_SYS;
     }
     c->seg_flat = derive_flat(c);
+    c->seg_open[SEG_FS] = derive_open(&c->s.seg[SEG_FS]);
+    c->seg_open[SEG_GS] = derive_open(&c->s.seg[SEG_GS]);
     derive_debug(c);
     u64 key = derive_key(c);
     if (key != c->mode_key) {

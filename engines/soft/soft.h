@@ -102,6 +102,8 @@ struct soft_vcpu {
     u64 zero;              /* always 0 */
     u64 linear;            /* what the address micro-op computed for the next one */
     bool align_check;      /* CR0.AM, RFLAGS.AC and CPL 3 */
+    /* 32-bit code: FS, GS are data that may be written, of 4 GiB: only their base counts. */
+    bool seg_open[SEG_COUNT];
 
     /* The block being executed. */
     struct soft_block *block;

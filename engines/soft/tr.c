@@ -118,12 +118,12 @@ static void put_target(struct soft_tr *t, const struct tr_insn *i) {
     const struct insn *insn = &i->insn;
     if (insn->has_modrm && insn->modrm < 0xc0) {
         struct tr_at at;
-        tr_look(t, i, 8, false, &at);
-        tr_mem(t, true, 0x8b, H_TEMP, &at);
+        tr_look(t, i, tr_word(t), false, &at);
+        tr_mem(t, tr_wide(t), 0x8b, H_TEMP, &at);
     } else if (tr_in_memory(insn->op[0].reg)) {
         tr_gs_load(t, H_TEMP, tr_gpr(insn->op[0].reg));
     } else {
-        tr_rr(t, true, 0x89, insn->op[0].reg, H_TEMP);
+        tr_rr(t, tr_wide(t), 0x89, insn->op[0].reg, H_TEMP);
     }
 }
 
@@ -132,21 +132,21 @@ static void put_call_indirect(struct soft_tr *t, const struct tr_insn *i) {
     tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
     tr_stack_call(t, i, true);
     tr_gs_load(t, H_ADDR, C_OFF(tr_temp));
-    tr_indirect(t, i, (u32)-8);
+    tr_indirect(t, i, 0 - tr_word(t));
 }
 
 static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
-    u32 moved = 8 + (u32)i->insn.imm;
+    u32 moved = tr_word(t) + (u32)i->insn.imm;
     struct tr_at at;
     tr_flags_clobber(t, FLAG_ARITH);
-    tr_look_base(t, i, GPR_RSP, 0, 8, false, &at);
-    tr_mem(t, true, 0x8b, H_ADDR, &at);
-    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, (s32)moved);
+    tr_look_base(t, i, GPR_RSP, 0, tr_word(t), false, &at);
+    tr_mem(t, tr_wide(t), 0x8b, H_ADDR, &at);
+    tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RSP, (s32)moved);
     tr_indirect(t, i, moved);
 }
 
 static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
-    u64 to = i->rip + i->insn.len + i->insn.imm;
+    u64 to = tr_target(i);
     u32 hint;
     switch (i->class) {
     case CLASS_CALL:
@@ -328,14 +328,20 @@ static bool audited(struct soft_vcpu *c) {
     return false;
 }
 
+/* The last page of 4 GiB, behind which EIP must not go. */
+static bool at_the_end(const struct soft_vcpu *c, u64 rip) {
+    return c->mode == 32 && rip >= UINT32_MAX - PAGE_MASK;
+}
+
 static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
     u64 page = rip & ~PAGE_MASK;
     t->rip = rip;
     t->gpa = b->gpa;
+    t->mode = c->mode;
     t->second_page = b->crosses ? code_page(c, page + PAGE_SIZE, b->second_gpa) : NULL;
     t->host_page = code_page(c, page, b->gpa);
-    if (!t->host_page || (b->crosses && !t->second_page) || !tr_scan(t, b)) {
+    if (!t->host_page || (b->crosses && !t->second_page) || at_the_end(c, rip) || !tr_scan(t, b)) {
         b->tr_no = true;
         return NULL;
     }
@@ -524,7 +530,7 @@ static void after_fault(struct soft_vcpu *c) {
 /* The branch to an address that is not canonical faults itself: undo what it did. */
 static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
     u64 rip = c->next_rip;
-    if ((u64)((s64)(rip << 16) >> 16) != rip) {
+    if ((u64)((s64)(rip << 16) >> 16) != rip) { /* never in 32-bit code */
         c->s.gpr[GPR_RSP] -= (u64)(s64)(s16)e->size;
         c->next_rip = e->rip;
         c->tr->force = true;
@@ -643,7 +649,7 @@ static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
 /* Runs what is at next_rip by way of its block. exit: how generated code was left, or 0. */
 static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_tr *t = c->tr;
-    bool able = (c->mode_key & KEY_MODE_64) && !(c->mode_key & KEY_AC);
+    bool able = tr_able(c);
     if (UNLIKELY(!tr_cache_room(t))) {
         tr_cache_make_room(c);
         exit = 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The translator: hot code of 64-bit mode as host code; everything else, and any single
- * instruction that it does not know, is the interpreter's. docs/soft-engine.md has a drawing.
+ * The translator: hot code of 64-bit mode, and of 32-bit mode with flat segments, as host code;
+ * everything else, and any single instruction that it does not know, is the interpreter's.
+ * docs/soft-engine.md has a drawing.
  *
  *   tr.c       when to translate, running, joining, outdating     tr_scan.c   what a trace holds
  *   tr_emit.c  bytes of host instructions                         tr_insn.c   copied instructions
@@ -91,6 +92,7 @@ struct tr_exit {
     u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
     /* MISS: the linear address, from guest registers as they are at the exit */
     u8 ea_kind, ea_base, ea_index, ea_shift;
+    u8 seg; /* MISS: SEG_FS or SEG_GS when its limit and type have to be looked at, else 0 */
     s32 ea_disp;
     s16 go_on; /* MISS: RIP behind, from rip; when `after`, generated code goes on there */
     u8 count;  /* MISS: instructions that share the look */
@@ -187,6 +189,12 @@ struct tr_slow {
     struct soft_block *block; /* NULL: free */
 };
 
+/* Of a near relative jump. */
+static inline u64 tr_target(const struct tr_insn *i) {
+    u64 to = i->rip + i->insn.len + i->insn.imm;
+    return i->insn.mode == 64 ? to : (u32)to;
+}
+
 static inline size_t tr_slow_size(void) {
     return ALIGN_UP(soft_single_size(), (size_t)64);
 }
@@ -231,6 +239,7 @@ struct soft_tr {
     u32 trace_len;
     u64 trace_next; /* where it goes on when its last instruction is no jump */
     u64 rip, gpa;
+    u8 mode;                           /* 32 or 64 */
     const u8 *host_page, *second_page; /* second_page NULL: no instruction goes on there */
     u32 block;
     enum tr_flags_at flags_at; /* where the trace wants them when it begins */
@@ -282,6 +291,20 @@ void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 
 #define C_OFF(member) offsetof(struct soft_vcpu, member)
+/* Of the trace: does a stack slot, a pointer to code have 8 bytes? */
+static inline bool tr_wide(const struct soft_tr *t) {
+    return t->mode == 64;
+}
+static inline u32 tr_word(const struct soft_tr *t) {
+    return tr_wide(t) ? 8 : 4;
+}
+/* Can code be translated in this mode? */
+static inline bool tr_able(const struct soft_vcpu *c) {
+    const u64 flat = KEY_MODE_32 | KEY_FLAT | KEY_SS_32 | KEY_PE;
+    const u64 odd = KEY_MODE_64 | KEY_V86 | KEY_AC;
+    u64 key = c->mode_key;
+    return (key & (KEY_MODE_64 | KEY_AC)) == KEY_MODE_64 || (key & (flat | odd)) == flat;
+}
 /* The jump table is indexed by the address itself, in pairs: generated code looks at tr_jump_of
  * first and then at its neighbour. */
 static inline struct tr_jump *tr_jump_of(struct soft_vcpu *c, u64 rip) {
@@ -324,6 +347,8 @@ bool tr_scan(struct soft_tr *t, const struct soft_block *b); /* fills t->trace *
  * undefined are often left as they were, and guests see what the processor does. */
 u16 tr_flags_killed(const struct insn *i);
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
+/* Is the memory operand one that a look can serve: no 16-bit address, a segment that allows it? */
+bool tr_mem_known(const struct insn *i, bool write);
 
 void tr_copy(struct soft_tr *t, const struct tr_insn *i);
 void tr_push_mem(struct soft_tr *t, const struct tr_insn *i);
@@ -331,7 +356,8 @@ void tr_lea(struct soft_tr *t, const struct tr_insn *i);
 void tr_moffs(struct soft_tr *t, const struct tr_insn *i);
 void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into its own number */
 
-void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip); /* linear -> H_ADDR */
+/* Linear address -> H_ADDR; returns what tr_seg_odd wants. */
+u32 tr_address(struct soft_tr *t, const struct insn *insn, u64 rip);
 void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to);
 /* Looks up i's memory operand, or disp(base): *at is where it is in the host, by guest registers,
  * H_ADDR and H_TEMP, none of which may change before. H_TEMP2 is free, and H_ADDR when it is not
@@ -343,6 +369,10 @@ void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp
 void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write);
 /* The same for i's operand: host address in H_ADDR. */
 void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write);
+/* The offset in H_ADDR, of i's segment, becomes a linear address. Behind the look that comes next
+ * the jump that is returned goes to tr_seg_odd; 0: none. */
+u32 tr_seg_base(struct soft_tr *t, const struct insn *i);
+void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from);
 u32 tr_push_pop(struct soft_tr *t, u32 at); /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);

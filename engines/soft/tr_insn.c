@@ -33,6 +33,10 @@ static bool names_class(const struct insn *i, u32 a, u32 b) {
     return false;
 }
 
+static bool names_gpr(const struct insn *i) {
+    return names_class(i, REG_GPR, REG_GPR);
+}
+
 static bool integer_known(u16 id) {
     switch (id) {
     case INSN_ADD:
@@ -165,6 +169,21 @@ static bool vector_known(const struct soft_tr *t, const struct insn *i) {
     return vector_allowed(i, t->c->mode_key);
 }
 
+/* Outside 64-bit mode code may be read through CS, not written; FS and GS: tr_mem.c. */
+bool tr_mem_known(const struct insn *i, bool write) {
+    return i->addrsize >= 4 && !(i->mode != 64 && i->mem.seg == SEG_CS && write);
+}
+
+/* Outside 64-bit mode W counts as 0 where it would choose a general register's size; a copy would
+ * have it again. */
+static bool drops_w(const struct insn *i) {
+    bool lengths = i->opcode == 0x60 || i->opcode == 0x61; /* VPCMPESTRM, VPCMPESTRI: EAX, EDX */
+    bool sized = i->map == MAP_0F
+                     ? i->opcode == 0x2a || i->opcode == 0x6e || i->opcode == 0x7e
+                     : i->map == MAP_0F3A && (i->opcode == 0x16 || i->opcode == 0x22 || lengths);
+    return i->mode != 64 && i->enc == ENC_VEX && (i->rex & 8) && (sized || names_gpr(i));
+}
+
 static bool operands_fit(const struct insn *i) {
     const struct insn_operand *mem = mem_operand(i);
     for (u32 n = 0; n < i->operand_count; n++) {
@@ -179,15 +198,21 @@ static bool operands_fit(const struct insn *i) {
     bool bit_string =
         (i->id == INSN_BT || i->id == INSN_BTS || i->id == INSN_BTR || i->id == INSN_BTC) &&
         i->op[1].kind == OPERAND_REG;
-    return has_mem(i) && mem->size >= 1 && mem->size <= 32 && i->addrsize >= 4 && !bit_string &&
+    return has_mem(i) && mem->size >= 1 && mem->size <= 32 && !bit_string &&
+           tr_mem_known(i, mem->flags & (OPERAND_WRITE | OPERAND_COND)) &&
            (s32)i->mem.disp == i->mem.disp;
+}
+
+/* A second encoding of 80, outside 64-bit mode. */
+static bool is_82(const struct insn *i) {
+    return i->map == MAP_1BYTE && i->opcode == 0x82;
 }
 
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
     /* VCVTPS2PH looks at its numbers before its address */
     if ((i->cpuid & ~t->c->vm->ev->cpuid->features) || (i->flags & INSN_PRIVILEGED) ||
-        !operands_fit(i) || i->id == INSN_VCVTPS2PH) {
+        !operands_fit(i) || i->id == INSN_VCVTPS2PH || drops_w(i) || is_82(i)) {
         return false;
     }
     if (i->flags & (INSN_SSE | INSN_AVX | INSN_MMX | INSN_X87) && i->id != INSN_MOVNTI) {
@@ -296,8 +321,43 @@ static void put_vex(struct soft_tr *t, const struct insn *i, const struct fields
     tr_u8(t, i->opcode);
 }
 
+/* 40 to 4F, INC and DEC of a register, are prefixes in 64-bit mode. */
+static bool is_short_inc(const struct insn *i) {
+    return i->map == MAP_1BYTE && i->enc == ENC_LEGACY && (i->opcode & 0xf0) == 0x40;
+}
+
+/* VZEROUPPER and VZEROALL know eight registers outside 64-bit mode. */
+static bool put_zero(struct soft_tr *t, const struct insn *i) {
+    if (i->mode == 64 || (i->id != INSN_VZEROUPPER && i->id != INSN_VZEROALL)) {
+        return false;
+    }
+    for (u32 n = 0; n < 8; n++) { /* vmovaps n, n or vxorps n, n, n: the upper half becomes 0 */
+        u32 v = i->id == INSN_VZEROALL ? n : 0;
+        tr_u8(t, 0xc5);
+        tr_u8(t, 0x80 | (~v & 15) << 3);
+        tr_u8(t, i->id == INSN_VZEROALL ? 0x57 : 0x28);
+        tr_u8(t, 0xc0 | n << 3 | n);
+    }
+    return true;
+}
+
+/* A register in the last byte: outside 64-bit mode its highest bit is ignored. */
+static u32 imm_mask(const struct insn *i) {
+    bool is4 = i->enc == ENC_VEX && i->map == MAP_0F3A && i->opcode >= 0x4a && i->opcode <= 0x4c;
+    return is4 && i->mode != 64 ? 0x7f : 0xff;
+}
+
 static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct fields *f) {
     const struct insn *i = &ti->insn;
+    if (is_short_inc(i)) {
+        put_prefixes(t, i);
+        tr_u8(t, 0xff);
+        tr_u8(t, 0xc0 | (i->opcode & 15u));
+        return;
+    }
+    if (put_zero(t, i)) {
+        return;
+    }
     if (i->enc == ENC_VEX) {
         put_vex(t, i, f);
     } else {
@@ -309,7 +369,7 @@ static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct f
         tr_u8(t, 0xc0 | (f->reg & 7) << 3 | (f->rm & 7));
     }
     for (u32 n = 0; n < (u32)i->imm_size + i->imm2_size; n++) {
-        tr_u8(t, t->page[(ti->rip & PAGE_MASK) + i->imm_offset + n]);
+        tr_u8(t, t->page[(ti->rip & PAGE_MASK) + i->imm_offset + n] & imm_mask(i));
     }
 }
 

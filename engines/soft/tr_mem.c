@@ -55,13 +55,24 @@ void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to) {
     }
 }
 
-void tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
-    const struct insn_mem *m = &insn->mem;
-    tr_offset(t, insn, rip, H_ADDR);
-    if (m->seg == SEG_FS || m->seg == SEG_GS) {
-        tr_gs(t, true, 0x03, H_ADDR,
-              C_OFF(s.seg) + m->seg * sizeof(struct segment) + offsetof(struct segment, base));
+u32 tr_seg_base(struct soft_tr *t, const struct insn *insn) {
+    u32 seg = insn->mem.seg;
+    if (seg != SEG_FS && seg != SEG_GS) {
+        return 0;
     }
+    tr_gs(t, tr_wide(t), 0x03, H_ADDR,
+          C_OFF(s.seg) + seg * sizeof(struct segment) + offsetof(struct segment, base));
+    if (tr_wide(t)) {
+        return 0;
+    }
+    tr_gs(t, false, 0x80, 7, C_OFF(seg_open) + seg); /* cmp, 0 */
+    tr_u8(t, 0);
+    return tr_jcc(t, 4);
+}
+
+u32 tr_address(struct soft_tr *t, const struct insn *insn, u64 rip) {
+    tr_offset(t, insn, rip, H_ADDR);
+    return tr_seg_base(t, insn);
 }
 
 /* --- looks -------------------------------------------------------------------------------------
@@ -83,6 +94,15 @@ static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 
     e->access = write ? ACCESS_WRITE : ACCESS_READ;
     e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
     return e;
+}
+
+/* FS and GS of 32-bit code that are not open (soft.h): the miss of the look just made sees to them.
+ */
+void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from) {
+    if (from) {
+        t->late[t->late_count - 1].from[1] = from;
+        t->exits[t->exit_count - 1].seg = i->mem.seg;
+    }
 }
 
 /* jne to the late piece that makes the translation and then goes on at back */
@@ -176,7 +196,14 @@ void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp
                   bool write, struct tr_at *at) {
     tr_flags_clobber(t, i->live_in);
     *at = (struct tr_at){.base = (u8)base, .index = MEM_NONE, .disp = disp};
-    look_regs(t, i, at, size, write);
+    if (tr_wide(t)) {
+        look_regs(t, i, at, size, write);
+    } else {
+        u32 back = t->used;
+        lea(t, false, H_ADDR, *at, 0);
+        look_r15(t, i, back, size, write);
+        *at = (struct tr_at){.base = H_ADDR};
+    }
     at->index = H_TEMP;
 }
 
@@ -209,9 +236,9 @@ void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, s
     }
     *at = (struct tr_at){.base = H_ADDR, .index = H_TEMP};
     if (!plain_regs(&i->insn, size)) {
-        u32 back = t->used;
-        tr_address(t, &i->insn, i->rip);
+        u32 back = t->used, odd = tr_address(t, &i->insn, i->rip);
         look_r15(t, i, back, size, write);
+        tr_seg_odd(t, &i->insn, odd);
         return;
     }
     struct tr_at ea = {.base = m->base, .index = m->index, .disp = (s32)m->disp};
@@ -240,30 +267,30 @@ void tr_stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 
 }
 
 static void move_rsp(struct soft_tr *t, s32 by) {
-    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, by);
+    tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RSP, by);
 }
 
 static void push_one(struct soft_tr *t, const struct tr_insn *i, u32 done, const struct tr_at *at) {
     const struct insn_operand *op = &i->insn.op[0];
     if (op->kind == OPERAND_IMM) {
-        tr_mem(t, true, 0xc7, 0, at);
+        tr_mem(t, tr_wide(t), 0xc7, 0, at);
         tr_u32(t, (u32)i->insn.imm);
         return;
     }
     u32 reg = op->reg;
     if (reg == GPR_RSP) { /* as it was before this push */
-        tr_rm(t, true, 0x8d, H_ADDR, GPR_RSP, -8 * (s32)done);
-        reg = H_ADDR;
+        tr_rm(t, tr_wide(t), 0x8d, H_TEMP2, GPR_RSP, -(s32)(tr_word(t) * done));
+        reg = H_TEMP2;
     } else if (tr_in_memory(reg)) {
-        tr_gs_load(t, H_ADDR, tr_gpr(reg));
-        reg = H_ADDR;
+        tr_gs_load(t, H_TEMP2, tr_gpr(reg));
+        reg = H_TEMP2;
     }
-    tr_mem(t, true, 0x89, reg, at);
+    tr_mem(t, tr_wide(t), 0x89, reg, at);
 }
 
 static void pop_one(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *at) {
-    u32 reg = i->insn.op[0].reg, host = tr_in_memory(reg) ? (u32)H_ADDR : reg;
-    tr_mem(t, true, 0x8b, host, at);
+    u32 reg = i->insn.op[0].reg, host = tr_in_memory(reg) ? (u32)H_TEMP2 : reg;
+    tr_mem(t, tr_wide(t), 0x8b, host, at);
     if (tr_in_memory(reg)) {
         tr_gs_store(t, host, tr_gpr(reg));
     }
@@ -272,56 +299,57 @@ static void pop_one(struct soft_tr *t, const struct tr_insn *i, const struct tr_
 u32 tr_push_pop(struct soft_tr *t, u32 at) {
     const struct tr_insn *first = &t->trace[at];
     bool push = first->class == CLASS_PUSH;
-    u32 n = 1;
+    u32 n = 1, word = tr_word(t);
     while (at + n < t->trace_len && n < 15 && first[n].class == first->class) {
         n++;
     }
     struct tr_at stack;
-    tr_look_base(t, first, GPR_RSP, push ? -8 * (s32)n : 0, 8 * n, push, &stack);
-    t->exits[t->exit_count - 1].unjoined = push ? 8 * (n - 1) : 0;
+    tr_look_base(t, first, GPR_RSP, push ? -(s32)(word * n) : 0, word * n, push, &stack);
+    t->exits[t->exit_count - 1].unjoined = push ? word * (n - 1) : 0;
     for (u32 k = 0; k < n; k++) {
         struct tr_at slot = stack;
         if (push) {
-            slot.disp += 8 * (s32)(n - 1 - k);
+            slot.disp += (s32)(word * (n - 1 - k));
             push_one(t, &first[k], k, &slot);
         } else {
-            slot.disp += 8 * (s32)k;
+            slot.disp += (s32)(word * k);
             pop_one(t, &first[k], &slot);
         }
     }
-    move_rsp(t, push ? -8 * (s32)n : 8 * (s32)n);
+    move_rsp(t, push ? -(s32)(word * n) : (s32)(word * n));
     return n;
 }
 
-/* H_ADDR to the stack */
-static void push_addr(struct soft_tr *t, const struct tr_at *stack) {
-    tr_mem(t, true, 0x89, H_ADDR, stack);
-    move_rsp(t, -8);
+/* H_TEMP2 to the stack */
+static void push_temp(struct soft_tr *t, const struct tr_at *stack) {
+    tr_mem(t, tr_wide(t), 0x89, H_TEMP2, stack);
+    move_rsp(t, -(s32)tr_word(t));
 }
 
 void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
     struct tr_at at;
-    tr_look(t, i, 8, false, &at);
-    tr_mem(t, true, 0x8b, H_ADDR, &at);
+    u32 word = tr_word(t);
+    tr_look(t, i, word, false, &at);
+    tr_mem(t, tr_wide(t), 0x8b, H_ADDR, &at);
     tr_gs_store(t, H_ADDR, C_OFF(tr_temp));
-    tr_look_base(t, i, GPR_RSP, -8, 8, true, &at);
-    tr_gs_load(t, H_ADDR, C_OFF(tr_temp));
-    push_addr(t, &at);
+    tr_look_base(t, i, GPR_RSP, -(s32)word, word, true, &at);
+    tr_gs_load(t, H_TEMP2, C_OFF(tr_temp));
+    push_temp(t, &at);
 }
 
 /* The return address to the stack. */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp) {
     struct tr_at at;
     (void)value_in_temp;
-    tr_look_base(t, i, GPR_RSP, -8, 8, true, &at);
-    tr_imm(t, H_ADDR, i->rip + i->insn.len);
-    push_addr(t, &at);
+    tr_look_base(t, i, GPR_RSP, -(s32)tr_word(t), tr_word(t), true, &at);
+    tr_imm(t, H_TEMP2, i->rip + i->insn.len);
+    push_temp(t, &at);
 }
 
 void tr_leave(struct soft_tr *t, const struct tr_insn *i) {
     struct tr_at at;
-    tr_look_base(t, i, GPR_RBP, 0, 8, false, &at);
-    tr_mem(t, true, 0x8b, H_ADDR, &at);
-    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RBP, 8);
+    tr_look_base(t, i, GPR_RBP, 0, tr_word(t), false, &at);
+    tr_mem(t, tr_wide(t), 0x8b, H_ADDR, &at);
+    tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RBP, (s32)tr_word(t));
     tr_rr(t, true, 0x89, H_ADDR, GPR_RBP);
 }

@@ -91,7 +91,7 @@ static const struct tr_slow *slow_single(struct soft_vcpu *c, const struct tr_bl
         return s;
     }
     u32 avail = code_read(c, gpa, bytes);
-    if (insn_decode(&insn, bytes, avail, 64) != DECODE_OK || !fresh(b)) {
+    if (insn_decode(&insn, bytes, avail, c->mode) != DECODE_OK || !fresh(b)) {
         return NULL;
     }
     size_t used = at * tr_slow_size();
@@ -140,7 +140,7 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     stand_at(c, e);
     t->stats.misses++;
     bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
-    if (crosses || odd || !is_canonical(linear)) {
+    if (crosses || odd || !is_canonical(linear) || (e->seg && !c->seg_open[e->seg])) {
         return slow(c, e);
     }
     const struct tlb_entry *now =

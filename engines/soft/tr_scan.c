@@ -11,10 +11,6 @@
 
 enum { JOIN_AFTER = 4 }; /* instructions that a trace has at least when it ends at another's head */
 
-static u64 target_of(const struct tr_insn *i) {
-    return i->rip + i->insn.len + i->insn.imm;
-}
-
 static bool is_near(const struct insn *i) {
     return i->operand_count && i->op[0].kind == OPERAND_REL;
 }
@@ -23,10 +19,15 @@ static bool canonical(u64 a) {
     return (u64)((s64)(a << 16) >> 16) == a;
 }
 
+static u32 word(const struct insn *i) {
+    return i->mode == 64 ? 8 : 4;
+}
+
 static enum tr_class class_jump(const struct insn *i, u64 target) {
     bool rel = is_near(i) && i->opsize != 2 && canonical(target);
     bool mem = i->has_modrm && i->modrm < 0xc0;
-    bool wide = !is_near(i) && i->op[0].size == 8 && (!mem || i->addrsize >= 4);
+    bool wide = i->op[0].kind <= OPERAND_MEM && i->op[0].size == word(i) &&
+                (!mem || tr_mem_known(i, false));
     switch (i->id) {
     case INSN_JMP:
         return rel ? CLASS_JMP : wide ? CLASS_JMP_IND : CLASS_STEP_END;
@@ -35,7 +36,7 @@ static enum tr_class class_jump(const struct insn *i, u64 target) {
     case INSN_JCC:
         return rel ? CLASS_JCC : CLASS_STEP_END;
     case INSN_RET:
-        return i->opsize == 8 && i->imm < 0x7000 ? CLASS_RET : CLASS_STEP_END;
+        return i->opsize == word(i) && i->imm < 0x7000 ? CLASS_RET : CLASS_STEP_END;
     default:
         return CLASS_STEP_END;
     }
@@ -47,14 +48,14 @@ static bool plain_gpr(const struct insn_operand *op) {
 
 static enum tr_class class_stack(const struct insn *i) {
     const struct insn_operand *op = &i->op[0];
-    if (i->opsize != 8) {
+    if (i->opsize != word(i)) {
         return CLASS_STEP;
     }
     if (i->id == INSN_LEAVE) {
         return CLASS_LEAVE;
     }
     if (i->id == INSN_PUSH) {
-        bool mem = op->kind == OPERAND_MEM && i->addrsize >= 4;
+        bool mem = op->kind == OPERAND_MEM && tr_mem_known(i, false);
         return plain_gpr(op) || op->kind == OPERAND_IMM ? CLASS_PUSH
                : mem                                    ? CLASS_PUSH_MEM
                                                         : CLASS_STEP;
@@ -95,8 +96,9 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
             return i->op[0].kind == OPERAND_REG && i->op[0].reg_class != REG_GPR ? CLASS_STEP_END
                                                                                  : CLASS_STEP;
         }
-        if (i->mem.disp_size == 8) {
-            return CLASS_MOFFS;
+        if (i->map == MAP_1BYTE && i->opcode >= 0xa0 && i->opcode <= 0xa3) {
+            return i->addrsize == word(i) && tr_mem_known(i, i->opcode >= 0xa2) ? CLASS_MOFFS
+                                                                                : CLASS_STEP;
         }
         break;
     case INSN_PUSH:
@@ -112,7 +114,7 @@ static enum tr_class class_other(const struct soft_tr *t, struct tr_insn *ti) {
 static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
     if (i->flags & INSN_BRANCH) {
-        return class_jump(i, target_of(ti));
+        return class_jump(i, tr_target(ti));
     }
     if (tr_sys_known(t, i)) {
         return CLASS_SYSTEM;
@@ -123,7 +125,7 @@ static enum tr_class classify(const struct soft_tr *t, struct tr_insn *ti) {
 enum soft_handling soft_tr_handling(struct engine_vcpu *vcpu, const struct insn *insn) {
     const struct soft_tr *t = soft_of(vcpu)->tr;
     struct tr_insn ti = {.insn = *insn};
-    if (!t || insn->mode != 64) {
+    if (!t || insn->mode == 16) {
         return SOFT_CALLOUT;
     }
     switch (classify(t, &ti)) {
@@ -152,7 +154,7 @@ static bool seen(const struct soft_tr *t, u64 rip) {
 
 /* Where the trace goes on behind i; false when it ends with i. */
 static bool follow(struct soft_tr *t, struct tr_insn *i, u64 *rip) {
-    u64 to = target_of(i);
+    u64 to = tr_target(i);
     switch (i->class) {
     case CLASS_JMP:
     case CLASS_CALL:
@@ -177,7 +179,7 @@ static bool take(struct soft_tr *t, u64 rip) {
     struct tr_insn *i = &t->trace[t->trace_len];
     u32 at = (u32)(rip & PAGE_MASK);
     *i = (struct tr_insn){.rip = rip};
-    if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, 64) != DECODE_OK) {
+    if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, t->mode) != DECODE_OK) {
         return false;
     }
     i->class = (u8)classify(t, i);

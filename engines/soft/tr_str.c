@@ -15,12 +15,12 @@ static bool is_bit(u16 id) {
 
 bool tr_string_known(const struct insn *i) {
     bool segment = i->mem.seg == SEG_FS || i->mem.seg == SEG_GS;
-    if (i->addrsize != 8) {
+    if (i->addrsize != (i->mode == 64 ? 8 : 4) || (i->mode != 64 && segment)) {
         return false;
     }
     if (is_bit(i->id)) {
-        return i->has_modrm && i->modrm < 0xc0 && i->op[1].kind == OPERAND_REG &&
-               (s32)i->mem.disp == i->mem.disp;
+        return tr_mem_known(i, i->id != INSN_BT) && i->has_modrm && i->modrm < 0xc0 &&
+               i->op[1].kind == OPERAND_REG && (s32)i->mem.disp == i->mem.disp;
     }
     return (i->id == INSN_MOVS && !segment) || i->id == INSN_STOS;
 }
@@ -43,7 +43,7 @@ static void bit_place(struct soft_tr *t, const struct insn *i) {
     tr_gs_store(t, H_TEMP2, C_OFF(tr_temp));
     tr_rr(t, true, 0xc1, 7, H_TEMP); /* sar */
     tr_u8(t, 3 + shift);
-    tr_u8(t, 0x4f); /* lea r15, [r15 + r14 * opsize] */
+    tr_u8(t, tr_wide(t) ? 0x4f : 0x47); /* lea r15, [r15 + r14 * opsize] */
     tr_u8(t, 0x8d);
     tr_u8(t, (H_ADDR & 7) << 3 | 4);
     tr_u8(t, shift << 6 | (H_TEMP & 7) << 3 | (H_ADDR & 7));
@@ -55,10 +55,7 @@ static void put_bit(struct soft_tr *t, const struct tr_insn *ti) {
     u32 back = t->used;
     tr_offset(t, i, ti->rip, H_ADDR);
     bit_place(t, i);
-    if (i->mem.seg == SEG_FS || i->mem.seg == SEG_GS) {
-        tr_gs(t, true, 0x03, H_ADDR,
-              C_OFF(s.seg) + i->mem.seg * sizeof(struct segment) + offsetof(struct segment, base));
-    }
+    (void)tr_seg_base(t, i); /* no jump: only in 64-bit mode */
     tr_check(t, ti, back, i->opsize, i->id != INSN_BT);
     if (ti->live_out & ~(u32)FLAG_CF) { /* the others stay */
         tr_flags_need(t);
@@ -96,10 +93,27 @@ static u32 leaves_page(struct soft_tr *t, u32 reg, u32 size) {
     return tr_jcc(t, 7);
 }
 
+/* 32-bit code: the processor takes the lower half of a register, which may have more only when code
+ * of 64-bit mode left it there. */
+static void cut(struct soft_tr *t, u32 reg) {
+    if (!tr_wide(t)) {
+        tr_rr(t, false, 0x89, reg, reg);
+    }
+}
+
+static void cut_places(struct soft_tr *t, const struct insn *i) {
+    cut(t, GPR_RDI);
+    if (i->id == INSN_MOVS) {
+        cut(t, GPR_RSI);
+    }
+}
+
 /* The tests that REP needs; jump: what leads to the step, 0 ends. Returns the jump for rcx = 0. */
 static u32 rep_tests(struct soft_tr *t, const struct insn *i, u32 size, u32 *jump) {
-    tr_rr(t, true, 0x85, GPR_RCX, GPR_RCX);
+    tr_rr(t, tr_wide(t), 0x85, GPR_RCX, GPR_RCX);
     u32 none = tr_jcc(t, 4);
+    cut(t, GPR_RCX);
+    cut_places(t, i);
     tr_rr(t, true, 0x81, 7, GPR_RCX); /* cmp */
     tr_u32(t, PAGE_SIZE / size);
     *jump++ = tr_jcc(t, 7);
@@ -132,7 +146,7 @@ static void put_stos(struct soft_tr *t, const struct tr_insn *i, u32 size) {
     tr_rr(t, true, 0x29, GPR_RDI, H_ADDR); /* sub: host - linear */
     tr_rr(t, true, 0x01, H_ADDR, GPR_RDI);
     put_op(t, &i->insn);
-    tr_rr(t, true, 0x29, H_ADDR, GPR_RDI);
+    tr_rr(t, tr_wide(t), 0x29, H_ADDR, GPR_RDI);
 }
 
 static void put_movs(struct soft_tr *t, const struct tr_insn *i, u32 size) {
@@ -149,8 +163,8 @@ static void put_movs(struct soft_tr *t, const struct tr_insn *i, u32 size) {
     tr_rr(t, true, 0x01, H_ADDR, GPR_RDI);
     tr_rr(t, true, 0x01, H_TEMP, GPR_RSI);
     put_op(t, &i->insn);
-    tr_rr(t, true, 0x29, H_ADDR, GPR_RDI);
-    tr_rr(t, true, 0x29, H_TEMP, GPR_RSI);
+    tr_rr(t, tr_wide(t), 0x29, H_ADDR, GPR_RDI);
+    tr_rr(t, tr_wide(t), 0x29, H_TEMP, GPR_RSI);
 }
 
 static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
@@ -163,6 +177,8 @@ static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
     jump[1] = 0;
     if (repeated(i)) {
         none = rep_tests(t, i, size, &jump[1]);
+    } else {
+        cut_places(t, i);
     }
     if (i->id == INSN_MOVS) {
         put_movs(t, ti, size);

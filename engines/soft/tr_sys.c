@@ -26,11 +26,11 @@ static bool can_move(const struct soft_tr *t, const struct insn *i) {
     if (is_reg(from, REG_CR)) {
         return kernel && (from->reg == 0 || (from->reg >= 2 && from->reg <= 4));
     }
-    return kernel && is_reg(to, REG_CR) && to->reg == 2;
+    return kernel && is_reg(to, REG_CR) && to->reg == 2 && i->mode == 64;
 }
 
 bool tr_sys_known(const struct soft_tr *t, const struct insn *i) {
-    bool kernel = t->c->cpl == 0;
+    bool kernel = t->c->cpl == 0, word = i->opsize == (i->mode == 64 ? 8 : 4);
     if ((i->cpuid & ~t->c->vm->ev->cpuid->features) || (i->prefixes & PREFIX_LOCK)) {
         return false;
     }
@@ -43,9 +43,9 @@ bool tr_sys_known(const struct soft_tr *t, const struct insn *i) {
         return kernel;
     case INSN_PUSHF:
     case INSN_POPF:
-        return i->opsize == 8;
+        return word;
     case INSN_POP:
-        return i->opsize == 8 && is_reg(&i->op[0], REG_GPR) && i->op[0].reg == GPR_RSP;
+        return word && is_reg(&i->op[0], REG_GPR) && i->op[0].reg == GPR_RSP;
     case INSN_RDTSC:
     case INSN_RDTSCP:
         return t->c->vm->tsc_native && !t->c->verify; /* lock-step: time passes once */
@@ -114,7 +114,7 @@ static void put_sti(struct soft_tr *t, const struct tr_insn *i) {
 /* RFLAGS in memory, arithmetic flags from where they were saved. */
 static void put_pushf(struct soft_tr *t, const struct tr_insn *i) {
     tr_flags_clobber(t, FLAG_ARITH);
-    tr_stack_operand(t, i, -8, 8, true);
+    tr_stack_operand(t, i, -(s32)tr_word(t), tr_word(t), true);
     tr_gs_load(t, H_TEMP, C_OFF(s.rflags));
     tr_rr(t, true, 0x81, 4, H_TEMP); /* and */
     tr_u32(t, ~(u32)(FLAG_ARITH | FLAG_RF | FLAG_VM));
@@ -124,8 +124,8 @@ static void put_pushf(struct soft_tr *t, const struct tr_insn *i) {
     tr_rr(t, false, 0xc1, 4, H_TEMP2); /* shl: OF */
     tr_u8(t, 11);
     tr_rr(t, true, 0x09, H_TEMP2, H_TEMP);
-    tr_rm(t, true, 0x89, H_TEMP, H_ADDR, 0);
-    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, -8);
+    tr_rm(t, tr_wide(t), 0x89, H_TEMP, H_ADDR, 0);
+    tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RSP, -(s32)tr_word(t));
 }
 
 /* Arithmetic flags of the image in H_TEMP to where they are saved. */
@@ -139,13 +139,14 @@ static void image_to_flags(struct soft_tr *t) {
     tr_gs(t, false, 0x89, H_TEMP2, C_OFF(tr_flags));
 }
 
-/* POPFQ. Common: of the system flags at most IF changes, at CPL 0, and nobody waits for that. */
+/* POPFQ, POPFD. Common: of the system flags at most IF changes, at CPL 0, and nobody waits for
+ * that. */
 static void put_popf(struct soft_tr *t, const struct tr_insn *i) {
     u32 odd = FLAG_TF | FLAG_DF | FLAG_NT | FLAG_IOPL | FLAG_AC | FLAG_ID;
     bool kernel = t->c->cpl == 0;
     tr_flags_clobber(t, FLAG_ARITH);
-    tr_stack_operand(t, i, 0, 8, false);
-    tr_rm(t, true, 0x8b, H_TEMP, H_ADDR, 0);
+    tr_stack_operand(t, i, 0, tr_word(t), false);
+    tr_rm(t, tr_wide(t), 0x8b, H_TEMP, H_ADDR, 0);
     tr_rr(t, true, 0x89, H_TEMP, H_TEMP2);
     tr_gs(t, true, 0x33, H_TEMP2, C_OFF(s.rflags)); /* xor */
     tr_rr(t, false, 0xf7, 0, H_TEMP2);              /* test */
@@ -162,7 +163,7 @@ static void put_popf(struct soft_tr *t, const struct tr_insn *i) {
         tr_fix(t, same, t->used);
     }
     image_to_flags(t);
-    tr_rm(t, true, 0x8d, GPR_RSP, GPR_RSP, 8);
+    tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RSP, (s32)tr_word(t));
     tr_step_late(t, i, from, count);
     t->saved = true;
 }
@@ -199,7 +200,7 @@ static void put_move(struct soft_tr *t, const struct insn *i) {
         return;
     }
     if (is_reg(from, REG_CR)) {
-        tr_gs_load(t, target(to->reg), cr_offset(from->reg));
+        tr_gs(t, tr_wide(t), 0x8b, target(to->reg), cr_offset(from->reg));
     } else { /* movzx */
         size_t at = C_OFF(s.seg) + from->reg * sizeof(struct segment);
         tr_gs(t, false, 0x0fb7, target(to->reg), at + offsetof(struct segment, sel));
@@ -279,8 +280,8 @@ static void put_rdtsc(struct soft_tr *t, const struct tr_insn *i) {
 }
 
 static void put_pop_rsp(struct soft_tr *t, const struct tr_insn *i) {
-    tr_stack_operand(t, i, 0, 8, false);
-    tr_rm(t, true, 0x8b, GPR_RSP, H_ADDR, 0);
+    tr_stack_operand(t, i, 0, tr_word(t), false);
+    tr_rm(t, tr_wide(t), 0x8b, GPR_RSP, H_ADDR, 0);
 }
 
 void tr_system(struct soft_tr *t, const struct tr_insn *i) {
