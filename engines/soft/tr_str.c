@@ -110,10 +110,10 @@ static void cut_places(struct soft_tr *t, const struct insn *i) {
 
 /* The tests that REP needs; jump: what leads to the step, 0 ends. Returns the jump for rcx = 0. */
 static u32 rep_tests(struct soft_tr *t, const struct insn *i, u32 size, u32 *jump) {
-    tr_rr(t, tr_wide(t), 0x85, GPR_RCX, GPR_RCX);
-    u32 none = tr_jcc(t, 4);
-    cut(t, GPR_RCX);
+    cut(t, GPR_RCX); /* also when the count is 0, as in str.c */
     cut_places(t, i);
+    tr_rr(t, true, 0x85, GPR_RCX, GPR_RCX);
+    u32 none = tr_jcc(t, 4);
     tr_rr(t, true, 0x81, 7, GPR_RCX); /* cmp */
     tr_u32(t, PAGE_SIZE / size);
     *jump++ = tr_jcc(t, 7);

@@ -412,7 +412,7 @@ static void run(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
 /* A string instruction that generated code has left in the middle is stopped at the same count. */
 static bool run_partly(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     u32 size = b->uop[0].addrsize;
-    u64 have = soft_gpr_get(c, GPR_RCX, size), want, left;
+    u64 have = soft_gpr_get(c, GPR_RCX, size), want, left, flags = c->aflags;
     memcpy(&want, &verify_cpu(&c->verify->live)->gpr[GPR_RCX], sizeof(want));
     want &= size == 8 ? UINT64_MAX : BIT(8 * size) - 1;
     if (rip != verify_rip(&c->verify->live) || !want || want >= have || !is_repeating(b)) {
@@ -423,6 +423,9 @@ static bool run_partly(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     left = soft_gpr_get(c, GPR_RCX, size);
     soft_gpr_set(c, GPR_RCX, size, left + want);
     c->next_rip = left ? c->next_rip : rip;
+    if (!left && c->verify->outcome == VERIFY_FAULTED) { /* CMPS, SCAS: as before the repetition */
+        c->aflags = flags;
+    }
     return true;
 }
 
