@@ -6,6 +6,7 @@
 #include "cmd/disk.h"
 #include "cmd/net.h"
 #include "core/base/err.h"
+#include "core/board/config.h"
 #include "core/boot/blob.h"
 #include "core/if/engine.h"
 #include "hosts/linux/linux.h"
@@ -32,7 +33,12 @@ struct run_options {
     u32 cpus;
     u64 memory; /* bytes */
     const char *kernel, *initrd, *cmdline;
-    const char *console, *virtio_console, *debugcon; /* "stdio", "pty", "none", "file=PATH" */
+    const char *console, *virtio_console, *debugcon; /* places: consoles.h */
+    const char *serial[MACHINE_SERIAL_PORTS]; /* COM2..COM4 from [1] on; NULL: no such port */
+    bool detach;                              /* go into the background */
+    bool log;                                 /* linux_log_open with this: */
+    struct log_options log_options;
+    int log_level; /* enum log_level, -1: not said */
     const char *gdb;
     bool gdb_wait;
     const char *config;
@@ -59,6 +65,9 @@ void run_options_free(struct run_options *o);
 const char *run_options_keep(struct run_options *o, const char *text);
 /* "512M", "2G", "1048576K"; a plain number is MiB, as in QEMU. 0 or -ERR_INVAL. */
 int parse_size(const char *text, u64 *bytes);
+
+/* log_option.c */
+int log_option_parse(struct run_options *o, const char *arg, struct err *err);
 
 /* config_file.c: a JSON file in Firecracker's configuration format on top of the options. */
 int config_file_load(struct run_options *o, const char *path, struct err *err);
@@ -90,6 +99,8 @@ int cmd_pause(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_kill(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

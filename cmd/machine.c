@@ -18,32 +18,7 @@ void machine_stop(struct machine *m, const char *why) {
     }
 }
 
-static void on_leave(void *ctx) {
-    machine_stop(ctx, "left with Ctrl-A x");
-}
-
 /* --- back ends -------------------------------------------------------------------------------- */
-
-static int stream_open(struct machine *m, const char *what, const char *where,
-                       struct char_backend **out, struct err *err) {
-    char name[64] = "";
-    int rc = 0;
-    *out = NULL;
-    if (!strcmp(where, "stdio")) {
-        rc = con_stdio_open(m->lh, on_leave, m, out, err);
-    } else if (!strcmp(where, "pty")) {
-        rc = con_pty_open(m->lh, name, sizeof(name), out, err);
-        if (!rc) {
-            complain("%s is at %s", what, name);
-        }
-    } else if (!strncmp(where, "file=", 5)) {
-        rc = con_file_open(m->lh, where + 5, out, err);
-    }
-    if (*out) {
-        m->stream[m->stream_count++] = *out;
-    }
-    return rc;
-}
 
 /* on-full=pause: the machine stands still until the host has room again. */
 static void on_disk_full(void *ctx, bool full) {
@@ -84,12 +59,6 @@ static int nets_open(struct machine *m, struct err *err) {
     }
     free(machine);
     return rc;
-}
-
-static int streams_open(struct machine *m, struct err *err) {
-    int rc = stream_open(m, "the serial console", m->o.console, &m->cfg.serial[0], err);
-    rc = rc ? rc : stream_open(m, "the virtio console", m->o.virtio_console, &m->cfg.console, err);
-    return rc ? rc : stream_open(m, "the debug port", m->o.debugcon, &m->cfg.debug, err);
 }
 
 /* --- files ------------------------------------------------------------------------------------ */
@@ -192,7 +161,7 @@ int machine_create(struct machine *m, struct err *err) {
         perf_map_connect(m->perf_map, &m->cfg.translator);
     }
     rc = rc ? rc : nets_open(m, err);
-    rc = rc ? rc : streams_open(m, err);
+    rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
     files_unmap(m);
     return rc;

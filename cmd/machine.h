@@ -11,9 +11,10 @@
 
 #include "cmd/boot_disk.h"
 #include "cmd/cmd.h"
+#include "cmd/consoles.h"
 #include "core/board/pc.h"
 
-enum { MACHINE_MAX_STREAMS = 4 };
+enum { MACHINE_MAX_STREAMS = 8 };
 
 struct control;
 struct gdb_server;
@@ -31,6 +32,8 @@ struct machine {
     struct boot_disk boot;                            /* with --boot disk */
     struct char_backend *stream[MACHINE_MAX_STREAMS]; /* to close */
     u32 stream_count;
+    struct machine_console console[CONSOLES_MAX]; /* those of the streams that have a hub */
+    u32 console_count;
     struct pc *pc; /* NULL: not created */
     struct gdb_server *gdb;
     struct registration *reg; /* NULL: no name, there is no runtime directory (registry.h) */

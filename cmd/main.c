@@ -28,6 +28,8 @@ static const struct verb verbs[] = {
     {"kill", cmd_kill, "end a machine at once"},
     {"pause", cmd_pause, "let a machine stand still"},
     {"resume", cmd_resume, "let a paused machine go on"},
+    {"console", cmd_console, "attach to a machine's console"},
+    {"logs", cmd_logs, "show a machine's log and what its console said"},
     {"wait", cmd_wait, "wait for a machine's end; its exit status"},
     {"stats", cmd_stats, "show the counters of a running machine"},
     {"version", cmd_version, "show the version"},

@@ -2,6 +2,8 @@
 /* The requests that every machine serves; see manage.h. */
 #include "cmd/manage.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,16 +13,28 @@
 #include "cmd/machine.h"
 #include "cmd/registry.h"
 #include "cmd/stats.h"
+#include "hosts/linux/feed.h"
 
-enum { MAX_WAITING = CONTROL_MAX_CLIENTS, COMMAND_MAX = 4096 };
+enum { MAX_WAITING = CONTROL_MAX_CLIENTS, COMMAND_MAX = 4096, LOG_RING = 32 * 1024 };
 
 struct manage {
-    bool paused; /* by request */
+    bool paused;      /* by request */
+    struct feed *log; /* the last lines of the log */
     u64 start_wall;
     struct control_call *waiting[MAX_WAITING];
     u32 waiting_count;
     struct vm_stop stop; /* how it ended */
 };
+
+/* A line for the log: what became of the machine. */
+PRINTF_LIKE(1, 2) static void note(const char *fmt, ...) {
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    linux_log_note(LOG_INFO, text);
+}
 
 /* --- what machine this is --------------------------------------------------------------------- */
 
@@ -74,6 +88,7 @@ static int handle_info(void *ctx, struct control_call *call, struct err *err) {
 void manage_pause(struct machine *m) {
     if (!m->manage->paused) {
         m->manage->paused = true;
+        note("paused by request");
         vm_pause(pc_vm(m->pc));
     }
 }
@@ -81,6 +96,7 @@ void manage_pause(struct machine *m) {
 void manage_resume(struct machine *m) {
     if (m->manage->paused) {
         m->manage->paused = false;
+        note("resumed by request");
         vm_resume(pc_vm(m->pc));
     }
 }
@@ -147,6 +163,55 @@ static int handle_wait(void *ctx, struct control_call *call, struct err *err) {
     return CONTROL_LATER;
 }
 
+/* --- consoles and log ------------------------------------------------------------------------- */
+
+/* Gives descriptor i of the call to the feed. */
+static int attach_fd(struct control_call *call, u32 i, struct feed *f, u32 flags, struct err *err) {
+    if (i >= call->fd_count) {
+        return ERR_SET(err, ERR_INVAL, "a socket must come with this request");
+    }
+    int rc = feed_attach(f, call->fd[i], flags, err);
+    if (!rc) {
+        call->fd[i] = -1;
+    }
+    return rc;
+}
+
+static int console_hub(struct machine *m, struct control_call *call, struct con_hub **out,
+                       struct err *err) {
+    const char *name = json_string_value(json_object_get(call->request, "port"));
+    *out = console_find(m, name);
+    return *out ? 0
+                : ERR_SET(err, ERR_NOTFOUND, "the machine has no console '%.20s'",
+                          name ? name : "serial0");
+}
+
+/* {"request": "console", "port": "serial0", "replay": true} and one end of a socket pair */
+static int handle_console(void *ctx, struct control_call *call, struct err *err) {
+    struct con_hub *hub;
+    bool replay = !json_is_false(json_object_get(call->request, "replay"));
+    int rc = console_hub(ctx, call, &hub, err);
+    return rc ? rc
+              : attach_fd(call, 0, con_hub_feed(hub),
+                          FEED_FOLLOW | FEED_INPUT | (replay ? FEED_REPLAY : 0), err);
+}
+
+/* {"request": "logs", "follow": false, "port": "serial0"} and two sockets: one for the console's
+ * text, one for the log. */
+static int handle_logs(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    struct con_hub *hub;
+    u32 flags =
+        FEED_REPLAY | (json_is_true(json_object_get(call->request, "follow")) ? FEED_FOLLOW : 0);
+    int rc = console_hub(m, call, &hub, err);
+    rc = rc ? rc : attach_fd(call, 0, con_hub_feed(hub), flags, err);
+    return rc ? rc : attach_fd(call, 1, m->manage->log, flags, err);
+}
+
+static void on_log_line(void *ctx, const char *line, size_t len) {
+    feed_put(ctx, line, len);
+}
+
 /* --- counters --------------------------------------------------------------------------------- */
 
 static int handle_stats(void *ctx, struct control_call *call, struct err *err) {
@@ -171,10 +236,12 @@ static const struct control_verb verbs[] = {
     {"ctrl-alt-del", handle_ctrl_alt_del},
     {"kill", handle_kill},
     {"wait", handle_wait},
+    {"console", handle_console},
+    {"logs", handle_logs},
     {"stats", handle_stats},
 };
 
-int manage_register(struct machine *m, struct err *err) {
+static int name_take(struct machine *m, struct err *err) {
     char derived[REGISTRY_NAME_MAX + 1];
     const char *disk = m->o.disk_count ? m->o.disk[0].open.path : NULL;
     struct err own = {0};
@@ -182,25 +249,45 @@ int manage_register(struct machine *m, struct err *err) {
         return registry_claim(m->o.name, false, &m->reg, err);
     }
     registry_name_derive(disk ? disk : m->o.kernel ? m->o.kernel : "", derived);
-    if (registry_claim(derived, true, &m->reg, &own) && !m->o.quiet) {
+    int rc = registry_claim(derived, true, &m->reg, &own);
+    if (rc && m->o.detach) {
+        return ERR_SET(err, (enum err_code) - rc, "%s", own.text);
+    }
+    if (rc && !m->o.quiet) {
         complain("%s; the machine runs without a control socket", own.text);
     }
     return 0;
 }
 
-int manage_start(struct machine *m, struct err *err) {
+int manage_register(struct machine *m, struct err *err) {
     m->manage = calloc(1, sizeof(*m->manage));
     if (!m->manage) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
+    int rc = feed_create(m->lh, LOG_RING, &m->manage->log, err);
+    rc = rc ? rc : name_take(m, err);
+    if (!rc) {
+        linux_log_listen(on_log_line, m->manage->log);
+        linux_log_name(m->reg ? registry_name(m->reg) : "-");
+    }
+    return rc;
+}
+
+int manage_start(struct machine *m, struct err *err) {
     m->manage->start_wall = (u64)time(NULL);
     int rc = control_create(m->lh, m->reg, &m->control, err);
-    return rc ? rc : control_add(m->control, verbs, ARRAY_LEN(verbs), m);
+    rc = rc ? rc : control_add(m->control, verbs, ARRAY_LEN(verbs), m);
+    if (!rc) {
+        note("started: engine %s, %u vCPUs, %llu MiB", m->engine->name, m->cfg.vcpus,
+             (unsigned long long)(m->cfg.memory / MIB));
+    }
+    return rc;
 }
 
 void manage_end(struct machine *m) {
     if (m->manage && m->pc) {
         m->manage->stop = vm_stop_get(pc_vm(m->pc));
+        note("ended with status %d: %s", m->manage->stop.code, m->manage->stop.text);
     }
 }
 
@@ -219,6 +306,10 @@ void manage_release(struct machine *m) {
         tell_waiting(m->manage);
     }
     control_destroy(m->control);
+    if (m->manage) {
+        linux_log_listen(NULL, NULL);
+        feed_destroy(m->manage->log);
+    }
     free(m->manage);
     registry_release(m->reg);
     m->control = NULL;

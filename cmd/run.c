@@ -8,12 +8,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cmd/detach.h"
 #include "cmd/gdb_server.h"
 #include "cmd/machine.h"
+#include "cmd/registry.h"
 
 struct run {
     struct machine m;
     int signal_fd;
+    int word; /* with --detach: where to say that the machine runs */
 };
 
 /* --- endings: the user's key, a signal, the guest --------------------------------------------- */
@@ -87,6 +90,13 @@ static int error_status(int rc) {
 
 /* --- the command ------------------------------------------------------------------------------ */
 
+static int log_begin(struct machine *m, struct err *err) {
+    const struct run_options *o = &m->o;
+    enum log_level usual = o->trace ? LOG_DEBUG : o->log ? LOG_INFO : LOG_WARN;
+    linux_host_log_level(m->lh, o->log_level < 0 ? usual : (enum log_level)o->log_level);
+    return o->log ? linux_log_open(&o->log_options, err) : 0;
+}
+
 static int run_machine(struct run *r, struct err *err) {
     struct timespec begin;
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -95,10 +105,13 @@ static int run_machine(struct run *r, struct err *err) {
     if (rc) {
         return rc;
     }
-    linux_host_log_level(r->m.lh, r->m.o.trace ? LOG_DEBUG : LOG_WARN);
-    rc = signals_watch(r, err);
+    rc = log_begin(&r->m, err);
+    rc = rc ? rc : signals_watch(r, err);
     rc = rc ? rc : machine_create(&r->m, err);
     rc = rc ? rc : machine_start(&r->m, on_stop, r, err);
+    if (!rc && r->m.o.detach) {
+        detach_done(r->word, registry_name(r->m.reg));
+    }
     if (!rc) {
         linux_host_run(r->m.lh);
     }
@@ -111,6 +124,7 @@ static void run_cleanup(struct run *r) {
     }
     machine_destroy(&r->m);
     linux_host_destroy(r->m.lh);
+    linux_log_close();
 }
 
 static struct vm_stop run_result(struct run *r) {
@@ -139,6 +153,13 @@ int cmd_run(int argc, char **argv) {
         run_options_free(&r->m.o);
         free(r);
         return 0;
+    }
+    int status = 0;
+    rc = rc || !r->m.o.detach ? rc : detach_begin(&r->word, &status, &err);
+    if (rc == 1) {
+        run_options_free(&r->m.o);
+        free(r);
+        return status;
     }
     rc = rc ? rc : run_machine(r, &err);
     struct vm_stop stop = {.code = error_status(rc)};

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cmd/cmd.h"
+#include "cmd/consoles.h"
 #include "core/board/config.h"
 #include "core/if/trace.h"
 
@@ -30,6 +31,8 @@ enum option_id {
     OPT_CONFIG,
     OPT_MODULE,
     OPT_NAME,
+    OPT_SERIAL,
+    OPT_LOG,
     OPT_TRANSPORT,
     OPT_RNG,
     OPT_QUIET,
@@ -61,6 +64,9 @@ static const struct option long_options[] = {
     {"config", required_argument, NULL, OPT_CONFIG},
     {"module", required_argument, NULL, OPT_MODULE},
     {"name", required_argument, NULL, OPT_NAME},
+    {"detach", no_argument, NULL, 'd'},
+    {"serial", required_argument, NULL, OPT_SERIAL},
+    {"log", required_argument, NULL, OPT_LOG},
     {"transport", required_argument, NULL, OPT_TRANSPORT},
     {"rng", required_argument, NULL, OPT_RNG},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -98,12 +104,16 @@ static const char help_text[] =
     "                           a tap device, a switch between machines, passt, no cable; for "
     "all:\n"
     "                           mac=M, mtu=N, queues=N, rx-bps=N, tx-bps=N, rx-pps=N, tx-pps=N\n"
-    "  --console stdio|pty|none|file=PATH\n"
-    "                           where the first serial port goes (default: stdio)\n"
-    "  --virtio-console stdio|pty|none|file=PATH\n"
-    "                           a virtio console as well (default: none)\n"
+    "  --console PLACE          where the first serial port goes (default: stdio): stdio, none, "
+    "ring,\n"
+    "                           pty[=LINK], file=PATH, socket=PATH\n"
+    "  --serial N=PLACE         the same for COM1 to COM4; may be repeated\n"
+    "  --virtio-console PLACE   a virtio console as well (default: none)\n"
     "  --debugcon file=PATH     where bytes written to port 0xe9 go\n"
     "  --name NAME              what `sosia ls` calls it (default: from the disk or kernel)\n"
+    "  -d, --detach             into the background once it runs; prints its name\n"
+    "  --log PLACE[,format=text|json][,level=error|warning|info|debug]\n"
+    "                           a file, fd=N, or syslog (default: standard error)\n"
     "  --transport pci|mmio|mmio-cmdline\n"
     "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
     "                           names them on the kernel command line, for acpi=off\n"
@@ -245,13 +255,18 @@ static int parse_net(struct run_options *o, const char *arg, struct err *err) {
 }
 
 static int parse_stream(const char *option, const char *arg, const char **out, struct err *err) {
-    if (strcmp(arg, "stdio") && strcmp(arg, "pty") && strcmp(arg, "none") &&
-        (strncmp(arg, "file=", 5) || !arg[5])) {
-        return ERR_SET(err, ERR_INVAL, "%s %s: not one of stdio, pty, none, file=PATH", option,
-                       arg);
-    }
     *out = arg;
-    return 0;
+    return console_place_check(option, arg, err);
+}
+
+/* "2=file:PATH": COM2. */
+static int parse_serial(struct run_options *o, const char *arg, struct err *err) {
+    u32 port = arg[0] >= '1' && arg[0] <= '0' + MACHINE_SERIAL_PORTS ? (u32)(arg[0] - '1') : 99;
+    if (port == 99 || arg[1] != '=') {
+        return ERR_SET(err, ERR_INVAL, "--serial %s: not N=PLACE with N from 1 to %d", arg,
+                       MACHINE_SERIAL_PORTS);
+    }
+    return parse_stream("--serial", arg + 2, port ? &o->serial[port] : &o->console, err);
 }
 
 static int parse_transport(struct run_options *o, const char *arg, struct err *err) {
@@ -365,6 +380,13 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return 0;
     case OPT_MODULE:
         return parse_module(o, arg, err);
+    case OPT_SERIAL:
+        return parse_serial(o, arg, err);
+    case OPT_LOG:
+        return log_option_parse(o, arg, err);
+    case 'd':
+        o->detach = true;
+        return 0;
     case OPT_NAME:
         o->name = arg;
         return 0;
@@ -400,7 +422,7 @@ static int preload_config(struct run_options *o, int argc, char **argv, struct e
     int id;
     optind = 0;
     opterr = 0;
-    while ((id = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+    while ((id = getopt_long(argc, argv, "hd", long_options, NULL)) != -1) {
         if (id == OPT_CONFIG) {
             int rc = config_file_load(o, optarg, err);
             if (rc) {
@@ -411,6 +433,23 @@ static int preload_config(struct run_options *o, int argc, char **argv, struct e
     return 0;
 }
 
+/* One terminal, and none for a machine in the background. */
+static int check_consoles(struct run_options *o, struct err *err) {
+    const char *place[] = {o->console,   o->serial[1],      o->serial[2],
+                           o->serial[3], o->virtio_console, o->debugcon};
+    u32 count = 0;
+    for (size_t i = 0; i < ARRAY_LEN(place); i++) {
+        count += place[i] && !strcmp(place[i], "stdio") ? 1 : 0;
+    }
+    if (count && o->detach) {
+        return ERR_SET(err, ERR_INVAL, "--detach: a console cannot be stdio");
+    }
+    if (!o->console) {
+        o->console = o->detach || count ? "ring" : "stdio";
+    }
+    return count > 1 ? ERR_SET(err, ERR_INVAL, "only one console can be stdio") : 0;
+}
+
 static int check_complete(const struct run_options *o, struct err *err) {
     if (o->boot_disk && (o->kernel || o->initrd || !o->disk_count)) {
         return ERR_SET(err, ERR_INVAL, "--boot disk needs a --disk, and no --kernel or --initrd");
@@ -418,9 +457,6 @@ static int check_complete(const struct run_options *o, struct err *err) {
     if (!o->kernel && !o->boot_disk) {
         return ERR_SET(err, ERR_INVAL,
                        "no kernel: give --kernel FILE, --config FILE or --boot disk");
-    }
-    if (!strcmp(o->console, "stdio") && !strcmp(o->virtio_console, "stdio")) {
-        return ERR_SET(err, ERR_INVAL, "--console and --virtio-console cannot both be stdio");
     }
     if (o->translator.verify && (o->cpus != 1 || o->engine != ENGINE_SOFT)) {
         return ERR_SET(err, ERR_INVAL, "--verify needs the software engine and one CPU");
@@ -447,7 +483,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
     int id, index = -1;
     *o = (struct run_options){.cpus = 1,
                               .memory = 512 * MIB,
-                              .console = "stdio",
+                              .log_level = -1,
                               .virtio_console = "none",
                               .debugcon = "none",
                               .translator = {.on = true},
@@ -455,7 +491,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
     int rc = preload_config(o, argc, argv, err);
     optind = 0;
     opterr = 0;
-    while (!rc && (id = getopt_long(argc, argv, "h", long_options, &index)) != -1) {
+    while (!rc && (id = getopt_long(argc, argv, "hd", long_options, &index)) != -1) {
         if (id == OPT_HELP || id == 'h') {
             fputs(help_text, stdout);
             return 1;
@@ -469,5 +505,6 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
         o->translator.on = o->translator.audit = true;
         o->engine = o->engine == ENGINE_AUTO ? ENGINE_SOFT : o->engine;
     }
+    rc = rc ? rc : check_consoles(o, err);
     return rc ? rc : check_complete(o, err);
 }

@@ -63,14 +63,14 @@ struct uart {
     struct device dev;
     struct bus_region region;
     struct char_backend *backend;
-    u32 gsi;
+    u32 gsi, driver; /* which of the line's drivers this is: COM3 is behind COM1's */
     u8 ier, lcr, mcr, msr, scr, fcr;
     u8 errors; /* the error bits of LSR */
     u16 divisor;
     struct fifo rx, tx;
     bool tx_pending; /* the transmitter-empty interrupt, until IIR is read or a byte written */
     bool refused;    /* input was refused: rx_ready when there is room */
-    bool line;       /* level of the interrupt output; another port may share the GSI */
+    bool line;       /* level of the interrupt output */
 };
 
 static struct uart *of(struct device *dev) {
@@ -116,7 +116,7 @@ static void update_line(struct uart *u) {
     bool level = interrupt(u) != IIR_NONE;
     if (level != u->line) {
         u->line = level;
-        irq_set(u->dev.env->irq, u->gsi, level);
+        irq_set_shared(u->dev.env->irq, u->gsi, u->driver, level);
     }
 }
 
@@ -446,6 +446,7 @@ int uart_add(struct device_list *list, struct device_env *env, const char *id, u
     u->dev.env = env;
     u->backend = backend;
     u->gsi = gsi;
+    u->driver = port == UART_COM3 || port == UART_COM4;
     u->region = (struct bus_region){
         .base = port, .size = UART_PORTS, .ops = &ports, .device = u, .name = "uart16550"};
     reset(&u->dev);

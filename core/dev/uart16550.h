@@ -26,7 +26,8 @@ enum {
     UART_IRQ_COM2 = 3, /* also COM4 */
 };
 
-/* backend may be NULL: nothing connected, output vanishes. COM1..COM4 by port; id "serial0". */
+/* Ports that share a GSI drive it together. backend may be NULL: nothing connected, output
+ * vanishes. COM1..COM4 by port; id "serial0". */
 int uart_add(struct device_list *list, struct device_env *env, const char *id, u16 port, u32 gsi,
              struct char_backend *backend, struct err *err);
 

@@ -16,6 +16,12 @@ struct irqchip; /* core/irq/irqchip.h */
 /* Level of an input. Edges are made by raising and lowering. Board lock held. */
 void irq_set(struct irqchip *chip, u32 gsi, bool level);
 
+enum { ISA_LINES = 16 };
+
+/* As irq_set for an ISA line that several devices drive (COM1 and COM3): it is high while one of
+ * them, numbered 0..7 by driver, holds it so. Board lock held. */
+void irq_set_shared(struct irqchip *chip, u32 gsi, u32 driver, bool level);
+
 /* A raise and a lower: an edge. */
 void irq_pulse(struct irqchip *chip, u32 gsi);
 

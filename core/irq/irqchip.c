@@ -3,7 +3,6 @@
 #include "core/irq/irqchip.h"
 
 enum {
-    ISA_IRQS = 16,
     GSI_PIT = 0,
     PIN_PIT = 2, /* where IRQ 0 arrives at the IOAPIC */
     MAX_PINS = IOAPIC_PINS,
@@ -105,7 +104,7 @@ static void pic_propagate(struct irqchip *chip, bool before) {
 
 static void set_line(struct irqchip *chip, u32 gsi, bool level) {
     bool before = chip->pic.output;
-    if (gsi < ISA_IRQS) {
+    if (gsi < ISA_LINES) {
         pic_set_line(&chip->pic, gsi, level);
         pic_propagate(chip, before);
     }
@@ -147,6 +146,15 @@ void irq_set(struct irqchip *chip, u32 gsi, bool level) {
         set_line(chip, gsi, level);
     }
     unlock(chip);
+}
+
+void irq_set_shared(struct irqchip *chip, u32 gsi, u32 driver, bool level) {
+    if (gsi >= ISA_LINES || driver > 7) {
+        return;
+    }
+    u8 bit = (u8)(1u << driver);
+    chip->drivers[gsi] = (u8)(level ? chip->drivers[gsi] | bit : chip->drivers[gsi] & ~bit);
+    irq_set(chip, gsi, chip->drivers[gsi] != 0);
 }
 
 void irq_pulse(struct irqchip *chip, u32 gsi) {

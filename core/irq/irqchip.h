@@ -40,10 +40,11 @@ struct irqchip {
     bool in_engine;
     bool directed_eoi; /* offered in the local APIC version; the IOAPIC has an EOI register then */
     u32 count;
-    struct lapic *lapic; /* count of them; NULL when in_engine */
-    u32 next_lowest;     /* where the search for the lowest priority starts, atomic */
-    u32 lines;           /* levels last set, by GSI, */
-    u32 lines_known;     /* and which of them still hold after a load or reset; atomic, both */
+    struct lapic *lapic;   /* count of them; NULL when in_engine */
+    u32 next_lowest;       /* where the search for the lowest priority starts, atomic */
+    u32 lines;             /* levels last set, by GSI, */
+    u32 lines_known;       /* and which of them still hold after a load or reset; atomic, both */
+    u8 drivers[ISA_LINES]; /* of an ISA line: who drives it high, by bit; board lock */
     struct ioapic ioapic;
     struct pic pic;
     struct pit pit;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -20,6 +21,8 @@ struct con {
     bool raw;
     struct termios saved;
     int own_fd, slave_fd; /* to close at the end, -1: none */
+    char name[64];        /* of the pseudo-terminal, */
+    char *link;           /* and the symbolic link to it; NULL: none */
 };
 
 static struct con *con_of(struct stream *s) {
@@ -98,6 +101,16 @@ static int terminal_raw(struct con *c) {
     return 0;
 }
 
+/* Unless it leads to somebody else's terminal by now. */
+static void link_remove(struct con *c) {
+    char to[sizeof(c->name)] = "";
+    if (c->link && readlink(c->link, to, sizeof(to) - 1) > 0 && !strcmp(to, c->name)) {
+        unlink(c->link);
+    }
+    free(c->link);
+    c->link = NULL;
+}
+
 static void con_closed(struct stream *s) {
     struct con *c = con_of(s);
     if (c->raw) {
@@ -109,6 +122,7 @@ static void con_closed(struct stream *s) {
     if (c->slave_fd >= 0) {
         close(c->slave_fd);
     }
+    link_remove(c);
 }
 
 static struct con *con_new(struct err *err) {
@@ -149,28 +163,49 @@ int con_stdio_open(struct linux_host *lh, void (*leave)(void *ctx), void *ctx,
 
 /* --- others ----------------------------------------------------------------------------------- */
 
-int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_backend **out,
-                 struct err *err) {
-    struct con *c = con_new(err);
-    struct termios t;
-    if (!c) {
-        return -ERR_NOMEM;
+static int link_make(struct con *c, const char *path, struct err *err) {
+    struct stat st;
+    if (!lstat(path, &st) && S_ISLNK(st.st_mode)) {
+        unlink(path); /* of a machine before this */
     }
+    if (symlink(c->name, path)) {
+        return ERR_SET(err, ERR_INVAL, "console pty: link %s: %s", path, strerror(errno));
+    }
+    c->link = strdup(path);
+    return c->link ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
+}
+
+static int pty_make(struct con *c, struct err *err) {
+    struct termios t;
     c->own_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     if (c->own_fd < 0 || grantpt(c->own_fd) || unlockpt(c->own_fd) ||
-        ptsname_r(c->own_fd, name, size)) {
-        int rc = ERR_SET(err, ERR_IO, "console pty: %s", strerror(errno));
-        con_closed(&c->stream);
-        free(c);
-        return rc;
+        ptsname_r(c->own_fd, c->name, sizeof(c->name))) {
+        return ERR_SET(err, ERR_IO, "console pty: %s", strerror(errno));
     }
     /* Kept open on our side too: without any opener the master reads as hung up and would spin. */
-    c->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    c->slave_fd = open(c->name, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (c->slave_fd >= 0 && !tcgetattr(c->slave_fd, &t)) {
         cfmakeraw(&t);
         tcsetattr(c->slave_fd, TCSANOW, &t);
     }
     c->stream.drop_after_ms = PTY_DROP_MS; /* nobody may ever open it */
+    return 0;
+}
+
+int con_pty_open(struct linux_host *lh, const char *link, char *name, size_t size,
+                 struct char_backend **out, struct err *err) {
+    struct con *c = con_new(err);
+    if (!c) {
+        return -ERR_NOMEM;
+    }
+    int rc = pty_make(c, err);
+    rc = rc || !link ? rc : link_make(c, link, err);
+    if (rc) {
+        con_closed(&c->stream);
+        free(c);
+        return rc;
+    }
+    snprintf(name, size, "%s", c->name);
     return con_start(c, lh, c->own_fd, c->own_fd, out, err);
 }
 
@@ -186,5 +221,6 @@ int con_file_open(struct linux_host *lh, const char *path, struct char_backend *
         free(c);
         return rc;
     }
+    c->stream.drop_errors = true; /* a full disk may have room again */
     return con_start(c, lh, -1, c->own_fd, out, err);
 }

@@ -25,6 +25,30 @@ void linux_host_quit(struct linux_host *lh);
 
 /* Lines below this level are dropped; default LOG_WARN. */
 void linux_host_log_level(struct linux_host *lh, enum log_level level);
+
+/* --- where log lines go: one place per process, standard error unless something is opened ------
+ */
+
+enum log_format { LOG_TEXT, LOG_JSON };
+
+struct log_options {
+    const char *path; /* a file or pipe that is appended to; NULL: fd, or syslog */
+    int fd;           /* an open descriptor, which stays the caller's */
+    bool syslog;
+    enum log_format format;
+};
+
+/* Replaces what was open. 0 or a negative code with err filled. */
+int linux_log_open(const struct log_options *o, struct err *err);
+void linux_log_close(void);
+/* The machine's name in each line. */
+void linux_log_name(const char *name);
+/* A line of the monitor's own, into the log and to the listener, not to standard error. */
+void linux_log_note(enum log_level level, const char *text);
+/* fn gets each line as text, with its newline; it must not wait or log. NULL: nobody. */
+typedef void (*linux_log_fn)(void *ctx, const char *line, size_t len);
+void linux_log_listen(linux_log_fn fn, void *ctx);
+
 /* The terminal is raw: end log lines with CR LF. */
 void linux_host_log_raw(bool raw);
 
@@ -72,12 +96,26 @@ int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
  */
 int con_stdio_open(struct linux_host *lh, void (*leave)(void *ctx), void *ctx,
                    struct char_backend **out, struct err *err);
-/* A new pseudo-terminal; its name ("/dev/pts/3") goes to name. */
-int con_pty_open(struct linux_host *lh, char *name, size_t size, struct char_backend **out,
-                 struct err *err);
-/* Output appended to a file (created), no input. */
+/* A new pseudo-terminal; its name ("/dev/pts/3") goes to name. link: a symbolic link to it that
+ * lives as long (replaces one that is there), or NULL. */
+int con_pty_open(struct linux_host *lh, const char *link, char *name, size_t size,
+                 struct char_backend **out, struct err *err);
+/* Output appended to a file (created), no input. What a full disk does not take is dropped; the log
+ * says how much. */
 int con_file_open(struct linux_host *lh, const char *path, struct char_backend **out,
                   struct err *err);
+
+/*
+ * A console that keeps its last output and that sockets can attach to (con_hub.c), in front of
+ * below, which it owns when it succeeds (NULL: nothing but those sockets).
+ */
+struct con_hub;
+int con_hub_open(struct linux_host *lh, struct char_backend *below, struct con_hub **out,
+                 struct err *err);
+/* One that listens at a Unix stream socket; each connection is attached. */
+int con_socket_open(struct linux_host *lh, const char *path, struct con_hub **out, struct err *err);
+struct char_backend *con_hub_backend(struct con_hub *hub); /* closing it closes all */
+struct feed *con_hub_feed(struct con_hub *hub);            /* feed.h */
 
 /* Networks. Each has a thread of its own while a device is connected. */
 

@@ -35,6 +35,28 @@ static bool write_failed(int fd) {
     return errno != EINTR;
 }
 
+/* Of a write of len bytes that gave n: the bytes that are done with. */
+static ssize_t note_drop(struct stream *s, ssize_t n, size_t len) {
+    if (n < 0) {
+        if (!s->dropped) {
+            log_line(&s->lh->host, LOG_WARN,
+                     "a console's file cannot be written: %s; its output "
+                     "is dropped until it can",
+                     strerror(errno));
+        }
+        s->dropped += len;
+        return (ssize_t)len;
+    }
+    if (s->dropped) {
+        log_line(&s->lh->host, LOG_WARN,
+                 "a console's file can be written again: %llu bytes of it "
+                 "were dropped",
+                 (unsigned long long)s->dropped);
+        s->dropped = 0;
+    }
+    return n;
+}
+
 /* The bytes that are done with: written, or thrown away; -1 when the descriptor is of no use. */
 static ssize_t write_some(struct stream *s, const u8 *from, size_t len) {
     struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
@@ -45,10 +67,10 @@ static ssize_t write_some(struct stream *s, const u8 *from, size_t len) {
         }
     }
     ssize_t n = write(s->out_fd, from, len);
-    if (n < 0) {
-        return write_failed(s->out_fd) ? -1 : 0;
+    if (n < 0 && !write_failed(s->out_fd)) {
+        return 0;
     }
-    return n;
+    return s->drop_errors ? note_drop(s, n, len) : n;
 }
 
 /* write_some without the lock. A write that hangs is interrupted by writer_stop's kicks. */

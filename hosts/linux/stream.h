@@ -26,6 +26,10 @@ struct stream {
      * for ever. */
     int drop_after_ms;
     bool dropping; /* by the writer thread only */
+    /* A write that fails costs its bytes, not the stream: `dropped` of them since the last that
+     * went well (writer thread). */
+    bool drop_errors;
+    u64 dropped;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     u8 ring[STREAM_RING];

@@ -170,20 +170,20 @@ fi
 
 # Counters of a running machine, names for perf and the translator's trace.
 mkdir -m 700 "$tmp/runtime"
-XDG_RUNTIME_DIR=$tmp/runtime "$SOSIA" run --engine soft --translator on --quiet --kernel "$KERNEL" --console none \
+XDG_RUNTIME_DIR=$tmp/runtime "$SOSIA" run --name cli --engine soft --translator on --quiet --kernel "$KERNEL" --console none \
     --gdb "unix:$tmp/gdb,wait" </dev/null 2>"$tmp/err" &
 pid=$!
 for _i in $(seq 100); do
-    [ -S "$tmp/runtime/sosia/$pid.sock" ] && break
+    XDG_RUNTIME_DIR=$tmp/runtime "$SOSIA" stats cli >/dev/null 2>&1 && break
     sleep 0.1
 done
 export XDG_RUNTIME_DIR="$tmp/runtime"
 good '^vCPU 0: instructions 0' stats $pid
-good '^vCPU 0: instructions 0' stats "$tmp/runtime/sosia/$pid.sock"
-good "^$pid\$" stats
+good '^vCPU 0: instructions 0' stats "$tmp/runtime/sosia/cli.ctl"
+good "^cli $pid\$" stats
 kill $pid
 wait $pid
-refuse "$pid.sock: No such file" stats $pid
+refuse "no machine is called $pid" stats $pid
 mkdir "$tmp/open"
 chmod 777 "$tmp/open"
 mkdir -m 777 "$tmp/open/sosia"

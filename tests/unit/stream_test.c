@@ -112,7 +112,7 @@ static void read_all(int fd, u8 *buf, size_t len) {
 static struct char_backend *pty_open(int *fd) {
     char name[64];
     struct char_backend *be = NULL;
-    assert_int_equal(con_pty_open(h.lh, name, sizeof(name), &be, NULL), 0);
+    assert_int_equal(con_pty_open(h.lh, NULL, name, sizeof(name), &be, NULL), 0);
     *fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
     assert_true(*fd >= 0);
     attach(be);
@@ -291,7 +291,7 @@ static void test_no_leak(void **state) {
     for (int i = 0; i < 20; i++) {
         char name[64];
         struct char_backend *be = NULL;
-        assert_int_equal(con_pty_open(h.lh, name, sizeof(name), &be, NULL), 0);
+        assert_int_equal(con_pty_open(h.lh, NULL, name, sizeof(name), &be, NULL), 0);
         be->ops->close(be);
     }
     int after = dup(0);
