@@ -42,7 +42,8 @@ struct run_options {
     const char *gdb;
     bool gdb_wait;
     const char *config;
-    const char *name; /* of the machine; NULL: derived from its disk or kernel */
+    const char *thread_name; /* of vCPUs; NULL: "vcpu" */
+    const char *name;        /* of the machine; NULL: derived from its disk or kernel */
     struct disk_option disk[OPT_MAX_DISKS];
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
@@ -89,6 +90,7 @@ void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The verbs. Each returns the exit status of the process. */
 int cmd_run(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_api(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_image(int argc, char **argv);

@@ -188,7 +188,7 @@ static int add_layers(struct linux_host *lh, const struct disk_option *d, blk_fu
     if (d->pause_when_full) {
         rc = blk_full_create(host, *be, full, ctx, be, err);
     }
-    if (!rc && (d->limit.ops.size || d->limit.bandwidth.size)) {
+    if (!rc && (d->limit_always || d->limit.ops.size || d->limit.bandwidth.size)) {
         rc = blk_limit_create(host, *be, &d->limit, be, err);
     }
     return rc;

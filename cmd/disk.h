@@ -12,6 +12,7 @@ struct disk_option {
     u32 queues;      /* 0: as many as vCPUs, at most 8 */
     bool pause_when_full;
     struct rate_limit limit; /* all zero: none */
+    bool limit_always;       /* a limiter even so: it may be given limits while it runs */
 };
 
 /* "FILE[,readonly][,snapshot][,format=..]...": cuts text into pieces, which must live as long as d.

@@ -138,6 +138,7 @@ static void config_fill(struct machine *m) {
     c->test_devices = o->test_devices;
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
     c->mmio_cmdline = o->mmio_cmdline;
+    c->thread_name = o->thread_name;
     c->trace = o->trace;
 }
 

@@ -18,6 +18,7 @@ static int cmd_help(int argc, char **argv);
 
 static const struct verb verbs[] = {
     {"run", cmd_run, "run a virtual machine"},
+    {"api", cmd_api, "serve Firecracker's API for one machine"},
     {"verify", cmd_verify, "run a machine, translated code in lock-step with the interpreter"},
     {"image", cmd_image, "make, check, convert and resize disk images"},
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
@@ -75,12 +76,21 @@ static bool standard_streams_open(void) {
     return fd >= 0 && close(fd) == 0;
 }
 
+/* Through a link of that name this is a drop-in replacement. */
+static bool is_firecracker(const char *program) {
+    const char *slash = strrchr(program, '/');
+    return !strcmp(slash ? slash + 1 : program, "firecracker");
+}
+
 int main(int argc, char **argv) {
     if (!standard_streams_open()) {
         return EXIT_FAILURE_OTHER;
     }
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of the write */
+    if (argc && is_firecracker(argv[0])) {
+        return cmd_api(argc, argv);
+    }
     if (argc < 2) {
         usage(stderr);
         return EXIT_BAD_INPUT;

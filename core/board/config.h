@@ -85,6 +85,7 @@ struct machine_config {
 
     u8 uuid[16];                    /* SMBIOS system UUID; all zero: none */
     u64 tsc_hz;                     /* 0: the host's */
+    const char *thread_name;        /* of vCPUs: "NAME N"; NULL: "vcpu" */
     u32 trace;                      /* BIT(enum trace_category) of core/if/trace.h */
     const struct engine_caps *caps; /* what the engine's probe said; NULL: pc_create asks it */
     struct engine_translator translator;

@@ -266,6 +266,7 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
                                .memory = cfg->memory,
                                .tsc_hz = cfg->tsc_hz,
                                .trace = cfg->trace,
+                               .thread_name = cfg->thread_name,
                                .caps = cfg->caps,
                                .translator = cfg->translator};
     *out = NULL;

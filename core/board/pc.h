@@ -41,6 +41,11 @@ struct vm *pc_vm(struct pc *pc);
 /* Counters of the network card i of the configuration; false: there is none. */
 bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out);
 
+/* Another back end for disk i of the configuration, as virtio_blk_change says. */
+int pc_disk_change(struct pc *pc, u32 i, struct block_backend *backend, struct err *err);
+/* New limits for card i; NULL: that direction keeps its own. */
+void pc_net_limit(struct pc *pc, u32 i, const struct rate_limit *rx, const struct rate_limit *tx);
+
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);
 /* Types Ctrl-Alt-Delete on the keyboard. */

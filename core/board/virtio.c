@@ -157,13 +157,36 @@ int pc_add_virtio(struct pc *pc, const struct machine_config *cfg, struct err *e
     return rc;
 }
 
-bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out) {
+/* --- while it runs -----------------------------------------------------------------------------
+ */
+
+/* The device of a kind that was added as number i, or NULL. */
+static struct virtio_device *find(struct pc *pc, u16 device_id, u32 i) {
     for (u32 n = 0; n < pc->virtio_count; n++) {
-        struct virtio_device *vdev = pc->virtio[n];
-        if (vdev->ops->device_id == VIRTIO_ID_NET && i-- == 0) {
-            virtio_net_get_stats(vdev, out);
-            return true;
+        if (pc->virtio[n]->ops->device_id == device_id && i-- == 0) {
+            return pc->virtio[n];
         }
     }
-    return false;
+    return NULL;
+}
+
+bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out) {
+    struct virtio_device *vdev = find(pc, VIRTIO_ID_NET, i);
+    if (vdev) {
+        virtio_net_get_stats(vdev, out);
+    }
+    return vdev;
+}
+
+void pc_net_limit(struct pc *pc, u32 i, const struct rate_limit *rx, const struct rate_limit *tx) {
+    struct virtio_device *vdev = find(pc, VIRTIO_ID_NET, i);
+    if (vdev) {
+        virtio_net_set_limits(vdev, rx, tx);
+    }
+}
+
+int pc_disk_change(struct pc *pc, u32 i, struct block_backend *backend, struct err *err) {
+    struct virtio_device *vdev = find(pc, VIRTIO_ID_BLOCK, i);
+    return vdev ? virtio_blk_change(vdev, backend, err)
+                : ERR_SET(err, ERR_NOTFOUND, "there is no disk %u", i);
 }

@@ -466,6 +466,28 @@ static const struct virtio_ops blk_ops = {
     .destroy = blk_destroy,
 };
 
+int virtio_blk_change(struct virtio_device *vdev, struct block_backend *backend, struct err *err) {
+    struct virtio_blk *blk = blk_of(vdev);
+    struct device_env *env = vdev->env;
+    if (backend->block_size != blk->be->block_size || (backend->readonly && !blk->readonly)) {
+        return ERR_SET(err, ERR_INVAL,
+                       "the new file has blocks of %u bytes and is %s, the old one "
+                       "%u bytes and %s",
+                       backend->block_size, backend->readonly ? "read-only" : "writable",
+                       blk->be->block_size, blk->readonly ? "read-only" : "writable");
+    }
+    virtio_pause(vdev);
+    mutex_lock(env->host, env->lock);
+    u8 writeback = vdev->config[offsetof(struct blk_config, writeback)];
+    blk->be = backend;
+    config_fill(blk);
+    vdev->config[offsetof(struct blk_config, writeback)] = writeback;
+    virtio_config_changed(vdev);
+    mutex_unlock(env->host, env->lock);
+    virtio_resume(vdev);
+    return 0;
+}
+
 /* In order of address, so that a lightly used disk touches few pages. */
 static bool pool_init(struct virtio_blk *blk) {
     struct host *host = blk->vdev.env->host;

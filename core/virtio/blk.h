@@ -15,4 +15,9 @@ struct virtio_blk_opts {
 struct virtio_device *virtio_blk_create(struct device_env *env, struct block_backend *backend,
                                         const struct virtio_blk_opts *opts, struct err *err);
 
+/* Another back end for a device that may be running: waits for requests at the old one, which the
+ * caller then closes, and tells the driver the new capacity. -ERR_INVAL: it has another block size
+ * or can only be read where the old one could be written. No lock held; not on a vCPU thread. */
+int virtio_blk_change(struct virtio_device *vdev, struct block_backend *backend, struct err *err);
+
 #endif

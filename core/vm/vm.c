@@ -121,6 +121,7 @@ static void fill(struct vm *vm, const struct vm_params *p) {
     vm->host = p->host;
     vm->vcpu_count = p->vcpus;
     vm->trace = (struct trace){.host = p->host, .mask = p->trace};
+    str_copy(vm->thread_name, sizeof(vm->thread_name), p->thread_name ? p->thread_name : "vcpu");
     vm->pio.limit = PIO_LIMIT;
     vm->mmio.limit = MMIO_LIMIT;
     vm->engine = (struct engine_vm){
@@ -237,7 +238,7 @@ int vm_start(struct vm *vm, struct err *err) {
     for (u32 i = 0; i < vm->vcpu_count; i++) {
         struct vcpu *v = &vm->vcpus[i];
         char name[16];
-        fmt_str(name, sizeof(name), "vcpu %u", i);
+        fmt_str(name, sizeof(name), "%s %u", vm->thread_name, i);
         __atomic_store_n(&v->state, VCPU_RUNNING, __ATOMIC_SEQ_CST);
         v->thread = host->ops->thread_start(host, name, vcpu_thread, v);
         if (!v->thread) {

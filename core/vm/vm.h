@@ -59,6 +59,7 @@ struct vm_params {
     u64 memory; /* bytes */
     u64 tsc_hz; /* 0: the host's */
     u32 trace;
+    const char *thread_name;        /* of the vCPUs' threads, " N" is added; NULL: "vcpu" */
     const struct engine_caps *caps; /* what the engine's probe said; NULL: it is asked */
     struct engine_translator translator;
 };
@@ -91,6 +92,8 @@ struct vm {
     u32 stopped_word; /* 1 when every vCPU thread is about to exit: vm_wait waits on it */
     u32 alive;        /* vCPU threads that have not exited */
     bool started;
+
+    char thread_name[12]; /* of vCPUs */
 
     struct mutex stop_lock; /* innermost */
     struct vm_stop stop;
