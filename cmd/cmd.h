@@ -103,6 +103,7 @@ int cmd_stop(int argc, char **argv);
 int cmd_kill(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_logs(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

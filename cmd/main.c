@@ -32,6 +32,7 @@ static const struct verb verbs[] = {
     {"console", cmd_console, "attach to a machine's console"},
     {"logs", cmd_logs, "show a machine's log and what its console said"},
     {"wait", cmd_wait, "wait for a machine's end; its exit status"},
+    {"top", cmd_top, "show what the running machines do, again and again"},
     {"stats", cmd_stats, "show the counters of a running machine"},
     {"version", cmd_version, "show the version"},
     {"help", cmd_help, "show this text"},

@@ -2,6 +2,7 @@
 /* The requests that every machine serves; see manage.h. */
 #include "cmd/manage.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 #include "cmd/control.h"
 #include "cmd/machine.h"
+#include "cmd/metrics.h"
 #include "cmd/registry.h"
 #include "cmd/stats.h"
 #include "hosts/linux/feed.h"
@@ -20,6 +22,7 @@ enum { MAX_WAITING = CONTROL_MAX_CLIENTS, COMMAND_MAX = 4096, LOG_RING = 32 * 10
 struct manage {
     bool paused;      /* by request */
     struct feed *log; /* the last lines of the log */
+    int status_fd;    /* /proc/self/status; -1: none */
     u64 start_wall;
     struct control_call *waiting[MAX_WAITING];
     u32 waiting_count;
@@ -37,14 +40,6 @@ PRINTF_LIKE(1, 2) static void note(const char *fmt, ...) {
 }
 
 /* --- what machine this is --------------------------------------------------------------------- */
-
-static const char *state_name(struct machine *m) {
-    struct vm *vm = pc_vm(m->pc);
-    if (vm_stop_get(vm).reason != STOP_NONE) {
-        return "stopping";
-    }
-    return __atomic_load_n(&vm->pause_count, __ATOMIC_SEQ_CST) ? "paused" : "running";
-}
 
 /* The command line; bytes that JSON cannot take become '?'. */
 static json_t *command_json(char **argv) {
@@ -73,7 +68,7 @@ static int handle_info(void *ctx, struct control_call *call, struct err *err) {
     json_object_set_new(o, "name", json_string(registry_name(m->reg)));
     json_object_set_new(o, "pid", json_integer(getpid()));
     json_object_set_new(o, "version", json_string(SOSIA_VERSION));
-    json_object_set_new(o, "state", json_string(state_name(m)));
+    json_object_set_new(o, "state", json_string(metrics_state(m)));
     json_object_set_new(o, "engine", json_string(m->engine->name));
     json_object_set_new(o, "vcpus", json_integer(m->cfg.vcpus));
     json_object_set_new(o, "memory", json_integer((json_int_t)m->cfg.memory));
@@ -105,7 +100,7 @@ static int handle_pause(void *ctx, struct control_call *call, struct err *err) {
     struct machine *m = ctx;
     (void)err;
     manage_pause(m);
-    json_object_set_new(call->reply, "state", json_string(state_name(m)));
+    json_object_set_new(call->reply, "state", json_string(metrics_state(m)));
     return 0;
 }
 
@@ -113,7 +108,7 @@ static int handle_resume(void *ctx, struct control_call *call, struct err *err) 
     struct machine *m = ctx;
     (void)err;
     manage_resume(m);
-    json_object_set_new(call->reply, "state", json_string(state_name(m)));
+    json_object_set_new(call->reply, "state", json_string(metrics_state(m)));
     return 0;
 }
 
@@ -214,16 +209,35 @@ static void on_log_line(void *ctx, const char *line, size_t len) {
 
 /* --- counters --------------------------------------------------------------------------------- */
 
+static int stats_text_reply(struct machine *m, json_t *reply) {
+    char *text = malloc(STATS_TEXT_MAX);
+    if (text) {
+        stats_text(pc_vm(m->pc), m->engine, text, STATS_TEXT_MAX);
+        json_object_set_new(reply, "text", json_string(text));
+    }
+    free(text);
+    return text ? 0 : -ERR_NOMEM;
+}
+
+/* {"request": "stats", "format": "text"|"json"|"prometheus"} */
 static int handle_stats(void *ctx, struct control_call *call, struct err *err) {
     struct machine *m = ctx;
-    char *text = malloc(STATS_TEXT_MAX);
-    if (!text) {
-        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    const char *format = json_string_value(json_object_get(call->request, "format"));
+    int rc = 0;
+    if (!format || !strcmp(format, "text")) {
+        rc = stats_text_reply(m, call->reply);
+    } else if (!strcmp(format, "json")) {
+        json_object_set_new(call->reply, "stats", metrics_json(m));
+    } else if (!strcmp(format, "prometheus")) {
+        json_t *metrics = metrics_json(m);
+        char *text = metrics_prometheus(metrics);
+        json_decref(metrics);
+        rc = text ? json_object_set_new(call->reply, "text", json_string(text)) : -ERR_NOMEM;
+        free(text);
+    } else {
+        return ERR_SET(err, ERR_INVAL, "format '%.20s': not text, json or prometheus", format);
     }
-    stats_text(pc_vm(m->pc), m->engine, text, STATS_TEXT_MAX);
-    json_object_set_new(call->reply, "text", json_string(text));
-    free(text);
-    return 0;
+    return rc ? ERR_SET(err, ERR_NOMEM, "out of memory") : 0;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -264,6 +278,7 @@ int manage_register(struct machine *m, struct err *err) {
     if (!m->manage) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
+    m->manage->status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
     int rc = feed_create(m->lh, LOG_RING, &m->manage->log, err);
     rc = rc ? rc : name_take(m, err);
     if (!rc) {
@@ -271,6 +286,10 @@ int manage_register(struct machine *m, struct err *err) {
         linux_log_name(m->reg ? registry_name(m->reg) : "-");
     }
     return rc;
+}
+
+int manage_status_fd(const struct machine *m) {
+    return m->manage ? m->manage->status_fd : -1;
 }
 
 int manage_start(struct machine *m, struct err *err) {
@@ -309,6 +328,9 @@ void manage_release(struct machine *m) {
     if (m->manage) {
         linux_log_listen(NULL, NULL);
         feed_destroy(m->manage->log);
+        if (m->manage->status_fd >= 0) {
+            close(m->manage->status_fd);
+        }
     }
     free(m->manage);
     registry_release(m->reg);

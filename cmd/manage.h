@@ -21,6 +21,9 @@ void manage_end(struct machine *m);
  * come without the first two. */
 void manage_release(struct machine *m);
 
+/* /proc/self/status, opened before the process gives up its rights; -1: there is none. */
+int manage_status_fd(const struct machine *m);
+
 /* Pauses as `sosia pause` does: once, however often it is asked. */
 void manage_pause(struct machine *m);
 void manage_resume(struct machine *m);

@@ -20,6 +20,7 @@
 #define CORE_BOARD_PC_H
 
 #include "core/board/config.h"
+#include "core/virtio/blk.h"
 #include "core/virtio/net.h"
 #include "core/vm/vm.h"
 
@@ -45,6 +46,9 @@ bool pc_net_stats(struct pc *pc, u32 i, struct virtio_net_stats *out);
 int pc_disk_change(struct pc *pc, u32 i, struct block_backend *backend, struct err *err);
 /* New limits for card i; NULL: that direction keeps its own. */
 void pc_net_limit(struct pc *pc, u32 i, const struct rate_limit *rx, const struct rate_limit *tx);
+
+/* Counters of disk i of the configuration; false: there is none. */
+bool pc_disk_stats(struct pc *pc, u32 i, struct virtio_blk_stats *out);
 
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);

@@ -190,3 +190,14 @@ int pc_disk_change(struct pc *pc, u32 i, struct block_backend *backend, struct e
     return vdev ? virtio_blk_change(vdev, backend, err)
                 : ERR_SET(err, ERR_NOTFOUND, "there is no disk %u", i);
 }
+
+bool pc_disk_stats(struct pc *pc, u32 i, struct virtio_blk_stats *out) {
+    for (u32 n = 0; n < pc->virtio_count; n++) {
+        struct virtio_device *vdev = pc->virtio[n];
+        if (vdev->ops->device_id == VIRTIO_ID_BLOCK && i-- == 0) {
+            virtio_blk_get_stats(vdev, out);
+            return true;
+        }
+    }
+    return false;
+}

@@ -105,6 +105,7 @@ struct virtio_blk {
     bool readonly;
     bool starved; /* a queue was left with work for want of a free request */
     u64 at_once;  /* bytes left of BLK_AT_ONCE */
+    struct virtio_blk_stats stats;
     u8 serial[BLK_ID_BYTES];
     struct blk_request *pool; /* BLK_REQUESTS of them */
     struct blk_request *free;
@@ -164,12 +165,35 @@ static void read_landed(struct virtio_blk *blk, const struct blk_request *r) {
     }
 }
 
+static void count(struct virtio_blk *blk, const struct block_req *req, int status) {
+    struct virtio_blk_stats *s = &blk->stats;
+    u64 bytes = status ? 0 : req->length;
+    s->errors += status ? 1 : 0;
+    switch (req->op) {
+    case BLOCK_READ:
+        s->reads++;
+        s->read_bytes += bytes;
+        break;
+    case BLOCK_WRITE:
+        s->writes++;
+        s->write_bytes += bytes;
+        break;
+    case BLOCK_FLUSH:
+        s->flushes++;
+        break;
+    default:
+        s->discards++;
+        break;
+    }
+}
+
 static void blk_done(struct block_req *req, int status) {
     struct blk_request *r = CONTAINER_OF(req, struct blk_request, req);
     struct virtio_blk *blk = r->blk;
     struct device_env *env = blk->vdev.env;
     mutex_lock(env->host, env->lock);
     read_landed(blk, r);
+    count(blk, req, status);
     if (!status && r->flush_after && r->epoch == blk->vdev.epoch) {
         r->flush_after = false;
         r->req = (struct block_req){.op = BLOCK_FLUSH, .done = blk_done};
@@ -228,6 +252,7 @@ static u8 submit_read(struct virtio_blk *blk, struct blk_request *r, u64 sector,
     }
     blk->at_once -= length;
     read_landed(blk, r);
+    count(blk, &r->req, status);
     *written = status ? 0 : length;
     return blk_status(status);
 }
@@ -450,6 +475,10 @@ static void blk_destroy(struct virtio_device *vdev) {
     }
     virtio_fini(vdev);
     host_free(host, blk, sizeof(*blk));
+}
+
+void virtio_blk_get_stats(struct virtio_device *vdev, struct virtio_blk_stats *out) {
+    *out = blk_of(vdev)->stats;
 }
 
 static const struct virtio_ops blk_ops = {

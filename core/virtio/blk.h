@@ -11,6 +11,13 @@ struct virtio_blk_opts {
     bool readonly;      /* also when the back end is */
 };
 
+/* Requests that the back end was given and has done. */
+struct virtio_blk_stats {
+    u64 reads, writes, flushes, discards; /* write zeroes count as discards */
+    u64 read_bytes, write_bytes;          /* of those that went well */
+    u64 errors;
+};
+
 /* opts may be NULL. The back end stays open when the device is destroyed. */
 struct virtio_device *virtio_blk_create(struct device_env *env, struct block_backend *backend,
                                         const struct virtio_blk_opts *opts, struct err *err);
@@ -19,5 +26,8 @@ struct virtio_device *virtio_blk_create(struct device_env *env, struct block_bac
  * caller then closes, and tells the driver the new capacity. -ERR_INVAL: it has another block size
  * or can only be read where the old one could be written. No lock held; not on a vCPU thread. */
 int virtio_blk_change(struct virtio_device *vdev, struct block_backend *backend, struct err *err);
+
+/* Board lock not needed: each counter is of some moment. */
+void virtio_blk_get_stats(struct virtio_device *vdev, struct virtio_blk_stats *out);
 
 #endif
