@@ -43,7 +43,8 @@ struct run_options {
     bool gdb_wait;
     const char *config;
     const char *thread_name; /* of vCPUs; NULL: "vcpu" */
-    const char *name;        /* of the machine; NULL: derived from its disk or kernel */
+    const char *name;        /* of the machine; NULL: derived from its disk or kernel, */
+    const char *name_like;   /* or, when not NULL, this one or with a number behind */
     struct disk_option disk[OPT_MAX_DISKS];
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
@@ -105,6 +106,8 @@ int cmd_console(int argc, char **argv);
 int cmd_logs(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

@@ -11,6 +11,7 @@
 #include "cmd/gdb_server.h"
 #include "cmd/manage.h"
 #include "cmd/perf_map.h"
+#include "cmd/snapshot.h"
 
 void machine_stop(struct machine *m, const char *why) {
     if (m->pc) {
@@ -51,7 +52,7 @@ static int disks_open(struct machine *m, struct err *err) {
 /* Which machine this is, for addresses that stay the same: that with this disk, or this kernel. */
 static int nets_open(struct machine *m, struct err *err) {
     const char *file = m->o.disk_count ? m->o.disk[0].open.path : m->o.kernel;
-    char *machine = realpath(file, NULL);
+    char *machine = file ? realpath(file, NULL) : NULL;
     int rc = 0;
     for (u32 i = 0; i < m->o.net_count && !rc; i++) {
         rc = net_open(m->lh, &m->o.net[i], machine ? machine : file, i, &m->cfg.net[i], err);
@@ -146,7 +147,7 @@ int machine_create(struct machine *m, struct err *err) {
     config_fill(m);
     int rc = memory_check(&m->o, err);
     rc = rc ? rc : manage_register(m, err);
-    rc = rc ? rc : files_map(m, err);
+    rc = rc ? rc : m->restore ? restore_prepare(m, err) : files_map(m, err);
     rc = rc ? rc : disks_open(m, err);
     if (rc) {
         return rc;
@@ -165,7 +166,7 @@ int machine_create(struct machine *m, struct err *err) {
     rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
     files_unmap(m);
-    return rc;
+    return rc || !m->restore ? rc : restore_load(m, err);
 }
 
 int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err) {
@@ -181,6 +182,7 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
     m->started_ns = host_now(linux_host_host(m->lh));
     m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
     int rc = manage_start(m, err);
+    rc = rc ? rc : snapshot_start(m, err);
     return rc ? rc : vm_start(vm, err);
 }
 
@@ -202,5 +204,8 @@ void machine_destroy(struct machine *m) {
     }
     files_unmap(m);
     manage_release(m);
+    snapshot_end(m);
+    restore_free(m->restore);
+    m->restore = NULL;
     run_options_free(&m->o);
 }

@@ -21,6 +21,8 @@ struct gdb_server;
 struct manage;
 struct perf_map;
 struct registration;
+struct restore;
+struct snapshot;
 
 struct machine {
     struct run_options o; /* what was asked for; owned */
@@ -39,6 +41,8 @@ struct machine {
     struct registration *reg; /* NULL: no name, there is no runtime directory (registry.h) */
     struct control *control;  /* its control socket: control_add; NULL likewise */
     struct manage *manage;
+    struct restore *restore;   /* a machine from a snapshot (snapshot_open); NULL: a fresh one */
+    struct snapshot *snapshot; /* what snapshot_save knows of earlier ones */
     struct perf_map *perf_map;
     char **argv;     /* the command, for `sosia ls`; NULL: not told */
     u64 main_ns;     /* host clock when the command began; the caller fills it */
@@ -57,6 +61,12 @@ void machine_destroy(struct machine *m);
 
 /* Asks the machine to end, for a person's reason; does nothing when there is none. */
 void machine_stop(struct machine *m, const char *why);
+
+/* run.c: a process that is one machine until that ends. options fills m->o, and m->restore for one
+ * from a snapshot: 0, 1 when only help was asked for, or a negative code. Returns the exit status.
+ */
+typedef int (*machine_options_fn)(struct machine *m, int argc, char **argv, struct err *err);
+int run_to_end(machine_options_fn options, int argc, char **argv);
 
 /* machine_report.c: figures of the run on standard error, for benchmarks and the curious. */
 void machine_print_stats(struct machine *m);

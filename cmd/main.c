@@ -20,6 +20,8 @@ static const struct verb verbs[] = {
     {"run", cmd_run, "run a virtual machine"},
     {"api", cmd_api, "serve Firecracker's API for one machine"},
     {"verify", cmd_verify, "run a machine, translated code in lock-step with the interpreter"},
+    {"snapshot", cmd_snapshot, "save a running machine to files, and look at such files"},
+    {"restore", cmd_restore, "run the machine of a snapshot"},
     {"image", cmd_image, "make, check, convert and resize disk images"},
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},
     {"switch", cmd_switch, "show the ports of a switch between machines"},

@@ -262,6 +262,7 @@ static int name_take(struct machine *m, struct err *err) {
     if (m->o.name) {
         return registry_claim(m->o.name, false, &m->reg, err);
     }
+    disk = m->o.name_like ? m->o.name_like : disk;
     registry_name_derive(disk ? disk : m->o.kernel ? m->o.kernel : "", derived);
     int rc = registry_claim(derived, true, &m->reg, &own);
     if (rc && m->o.detach) {

@@ -98,9 +98,6 @@ static int log_begin(struct machine *m, struct err *err) {
 }
 
 static int run_machine(struct run *r, struct err *err) {
-    struct timespec begin;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    r->m.main_ns = (u64)begin.tv_sec * NSEC_PER_SEC + (u64)begin.tv_nsec;
     int rc = linux_host_create(&r->m.lh, err);
     if (rc) {
         return rc;
@@ -139,7 +136,13 @@ static struct vm_stop run_result(struct run *r) {
     return stop;
 }
 
-int cmd_run(int argc, char **argv) {
+static u64 now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
+}
+
+int run_to_end(machine_options_fn options, int argc, char **argv) {
     struct err err = {0};
     struct run *r = calloc(1, sizeof(*r));
     if (!r) {
@@ -148,7 +151,8 @@ int cmd_run(int argc, char **argv) {
     }
     r->signal_fd = -1;
     r->m.argv = argv;
-    int rc = run_options_parse(&r->m.o, argc, argv, &err);
+    r->m.main_ns = now_ns();
+    int rc = options(&r->m, argc, argv, &err);
     if (rc == 1) {
         run_options_free(&r->m.o);
         free(r);
@@ -175,4 +179,12 @@ int cmd_run(int argc, char **argv) {
     }
     free(r);
     return stop.code;
+}
+
+static int run_options(struct machine *m, int argc, char **argv, struct err *err) {
+    return run_options_parse(&m->o, argc, argv, err);
+}
+
+int cmd_run(int argc, char **argv) {
+    return run_to_end(run_options, argc, argv);
 }

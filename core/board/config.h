@@ -12,6 +12,8 @@
 #include "core/if/backend.h"
 #include "core/if/engine.h"
 
+struct cpuid_policy; /* core/cpu/cpuid.h */
+
 enum {
     MACHINE_MAX_VCPUS = 64,
     MACHINE_MAX_DISKS = 16,
@@ -89,6 +91,10 @@ struct machine_config {
     u32 trace;                      /* BIT(enum trace_category) of core/if/trace.h */
     const struct engine_caps *caps; /* what the engine's probe said; NULL: pc_create asks it */
     struct engine_translator translator;
+    /* A machine to load a saved state into: no tables are written and no kernel is loaded, both are
+     * in the memory. As in struct vm_params; NULL otherwise. */
+    struct host_ram *ram;
+    const struct cpuid_policy *cpuid;
 };
 
 #endif

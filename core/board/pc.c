@@ -254,7 +254,10 @@ static int build(struct pc *pc, const struct machine_config *cfg, struct err *er
     rc = pci_host_firmware(&pc->host, err);
     mutex_unlock(pc->vm->host, &pc->vm->lock);
     rc = rc ? rc : set_memory_types(pc);
-    rc = rc ? rc : write_tables(pc, cfg, err);
+    if (rc || cfg->ram) {
+        return rc;
+    }
+    rc = write_tables(pc, cfg, err);
     return rc || !cfg->kernel.data ? rc : load_kernel(pc, cfg, err);
 }
 
@@ -268,7 +271,9 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
                                .trace = cfg->trace,
                                .thread_name = cfg->thread_name,
                                .caps = cfg->caps,
-                               .translator = cfg->translator};
+                               .translator = cfg->translator,
+                               .ram = cfg->ram,
+                               .cpuid = cfg->cpuid};
     *out = NULL;
     int rc = check_config(cfg, err);
     if (rc) {

@@ -15,6 +15,7 @@
  *   0x9fc00  EBDA
  *   0xe0000  ACPI tables (RSDP first)
  *   0xf0000  MP floating pointer and table, SMBIOS
+ *   0xff000  virtual machine generation identifier (16 bytes)
  */
 #ifndef CORE_BOOT_LAYOUT_H
 #define CORE_BOOT_LAYOUT_H
@@ -39,6 +40,7 @@
 #define LAYOUT_MPTABLE      0xf0000ull
 #define LAYOUT_MPTABLE_END  0xf4000ull
 #define LAYOUT_SMBIOS       0xf4000ull
+#define LAYOUT_VMGENID      0xff000ull /* a page of its own */
 #define LAYOUT_ROM_END      0x100000ull
 #define LAYOUT_HIGH         0x100000ull
 

@@ -531,6 +531,12 @@ static u32 limit_reg(const struct cpuid_entry *entry, u32 count, const struct cp
     return 0;
 }
 
+void cpuid_policy_settle(struct cpuid_policy *p) {
+    bits_settle(p);
+    xsave_leaves(p);
+    address_leaf(p);
+}
+
 void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry, u32 count,
                         u64 arch_capabilities) {
     for (u32 i = 0; i < cpuid_bits_count; i++) {
@@ -547,9 +553,7 @@ void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry,
         }
     }
     p->arch_capabilities &= arch_capabilities;
-    bits_settle(p);
-    xsave_leaves(p);
-    address_leaf(p);
+    cpuid_policy_settle(p);
 }
 
 /* --- CPUID on a vCPU

@@ -131,6 +131,22 @@ void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry,
 /* Tells the guest another TSC frequency. */
 void cpuid_policy_set_tsc(struct cpuid_policy *p, u64 tsc_hz);
 
+struct snap_writer;
+struct snap_reader;
+/* One section CPID. Load checks the form only, not what is offered. 0 or -ERR_FORMAT. */
+void cpuid_policy_save(const struct cpuid_policy *p, struct snap_writer *w);
+int cpuid_policy_load(struct cpuid_policy *p, struct snap_reader *r);
+
+/*
+ * Makes *p (what this host and engine can offer) the saved processor, so that a guest that was
+ * saved on another host or engine finds what it had. -ERR_UNSUPPORTED with a message that names
+ * what is missing here. saved may be hostile: nothing that is not in *p is taken. *weaker: the
+ * IA32_ARCH_CAPABILITIES bits ("not affected by ...") that the guest was told and that do not hold
+ * here; it goes on believing them.
+ */
+int cpuid_policy_adopt(struct cpuid_policy *p, const struct cpuid_policy *saved, u64 *weaker,
+                       struct err *err);
+
 /* Is this bit (by its name in /proc/cpuinfo) offered? For tests and messages. */
 bool cpuid_policy_has(const struct cpuid_policy *p, const char *name);
 

@@ -42,4 +42,8 @@ struct cpuid_need {
 extern const struct cpuid_need cpuid_needs[];
 extern const u32 cpuid_needs_count;
 
+/* After a change of entries: takes back what lacks its foundation, sums up the features and makes
+ * the leaves that follow from them. */
+void cpuid_policy_settle(struct cpuid_policy *p);
+
 #endif

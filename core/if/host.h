@@ -20,9 +20,10 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 /* Guest RAM: one contiguous host mapping, zero-filled, lazily populated. */
 struct host_ram {
-    u8 *hva;  /* page aligned */
-    u64 size; /* bytes, a multiple of 4096 */
-    int fd;   /* memfd on Linux (offset 0 is hva), -1 where there is none */
+    u8 *hva;   /* page aligned */
+    u64 size;  /* bytes, a multiple of 4096 */
+    int fd;    /* memfd on Linux (offset 0 is hva), -1 where there is none */
+    bool file; /* fd is a file that is mapped privately: it does not see what is written */
 };
 
 /* Memory for generated code, mapped twice: never writable and executable through one mapping. */

@@ -19,11 +19,11 @@
 static int memory_create(struct vm *vm, u64 size, struct err *err) {
     struct host *host = vm->host;
     u64 low = MIN(size, VM_LOW_RAM_MAX);
-    if (!size || (size & PAGE_MASK)) {
+    if (!size || (size & PAGE_MASK) || (vm->backing.hva && vm->backing.size != size)) {
         return ERR_SET(err, ERR_INVAL, "memory: %llu bytes is not a positive multiple of 4096",
                        (unsigned long long)size);
     }
-    if (host->ops->ram_alloc(host, size, &vm->backing)) {
+    if (!vm->backing.hva && host->ops->ram_alloc(host, size, &vm->backing)) {
         return ERR_SET(err, ERR_NOMEM, "memory: the host has no room for %llu MiB of guest memory",
                        (unsigned long long)(size / MIB));
     }
@@ -117,8 +117,21 @@ static int find_caps(struct vm *vm, const struct vm_params *p, struct err *err) 
     return 0;
 }
 
+/* The frequency that the guest was told, where this host's is another one. A difference of 250
+ * parts per million is one of measuring it: the counter itself does. */
+static u64 tsc_choose(const struct vm_params *p) {
+    u64 host = p->host->ops->tsc_hz(p->host);
+    u64 want = p->tsc_hz ? p->tsc_hz : p->cpuid ? p->cpuid->tsc_hz : 0;
+    u64 off = want > host ? want - host : host - want;
+    return !want || (p->cpuid && off < host / 4000) ? host : want;
+}
+
 static void fill(struct vm *vm, const struct vm_params *p) {
     vm->host = p->host;
+    if (p->ram) {
+        vm->backing = *p->ram;
+        p->ram->hva = NULL;
+    }
     vm->vcpu_count = p->vcpus;
     vm->trace = (struct trace){.host = p->host, .mask = p->trace};
     str_copy(vm->thread_name, sizeof(vm->thread_name), p->thread_name ? p->thread_name : "vcpu");
@@ -130,7 +143,7 @@ static void fill(struct vm *vm, const struct vm_params *p) {
         .ram = &vm->ram,
         .cpuid = &vm->cpuid,
         .vcpu_count = p->vcpus,
-        .tsc_hz = p->tsc_hz ? p->tsc_hz : p->host->ops->tsc_hz(p->host),
+        .tsc_hz = tsc_choose(p),
         .trace = &vm->trace,
         .translator = p->translator,
     };
@@ -152,6 +165,7 @@ static int build(struct vm *vm, const struct vm_params *p, struct err *err) {
     if (!rc && p->engine->cpuid_limit) {
         rc = p->engine->cpuid_limit(p->host, &vm->cpuid, err);
     }
+    rc = rc || !p->cpuid ? rc : cpuid_policy_adopt(&vm->cpuid, p->cpuid, &vm->cpuid_weaker, err);
     rc = rc ? rc : memory_create(vm, p->memory, err);
     if (rc) {
         return rc;
@@ -214,6 +228,7 @@ void vm_destroy(struct vm *vm) {
         irqchip_destroy(vm->irq);
     }
     vcpus_destroy(vm);
+    vm_dirty_end(vm);
     if (vm->engine_created) {
         vm->engine.ops->vm_destroy(&vm->engine);
     }
@@ -221,6 +236,12 @@ void vm_destroy(struct vm *vm) {
         host->ops->ram_free(host, &vm->backing);
     }
     host_free(host, vm, sizeof(*vm));
+}
+
+struct host_ram vm_take_memory(struct vm *vm) {
+    struct host_ram ram = vm->backing;
+    vm->backing = (struct host_ram){.fd = -1};
+    return ram;
 }
 
 /* --- start, pause, stop ------------------------------------------------------------------------

@@ -62,6 +62,10 @@ struct vm_params {
     const char *thread_name;        /* of the vCPUs' threads, " N" is added; NULL: "vcpu" */
     const struct engine_caps *caps; /* what the engine's probe said; NULL: it is asked */
     struct engine_translator translator;
+    /* A machine to load a saved state into, both NULL otherwise. */
+    struct host_ram *ram;             /* guest RAM to use, `memory` bytes; the machine takes it over
+                                         (hva becomes NULL), also when it cannot be created */
+    const struct cpuid_policy *cpuid; /* the processor it had; see cpuid_policy_adopt */
 };
 
 struct vm {
@@ -75,6 +79,7 @@ struct vm {
     struct irqchip *irq; /* never NULL */
     u64 caps;            /* ENGINE_CAP_* */
     struct cpuid_policy cpuid;
+    u64 cpuid_weaker; /* what cpuid_policy_adopt said */
     struct device_env env;
     struct device_list devices;
 
@@ -92,6 +97,9 @@ struct vm {
     u32 stopped_word; /* 1 when every vCPU thread is about to exit: vm_wait waits on it */
     u32 alive;        /* vCPU threads that have not exited */
     bool started;
+    u32 freeze_count; /* vm_freeze; the owner's thread */
+    bool dirty_on;    /* vm_dirty_start */
+    u64 *own_dirty;   /* ram.dirty, when the engine has none; NULL otherwise */
 
     char thread_name[12]; /* of vCPUs */
 
@@ -135,6 +143,24 @@ void vm_request(void *vm, int request, int code);
 bool vm_wait(struct vm *vm, u64 deadline_ns);
 /* A copy of why it stopped; reason STOP_NONE while it runs. */
 struct vm_stop vm_stop_get(struct vm *vm);
+
+/* Pauses the processors, and the devices when nothing of theirs is in flight any more: memory and
+ * state stand still. Nested; one thread, neither a vCPU's nor with a lock. */
+void vm_freeze(struct vm *vm);
+void vm_thaw(struct vm *vm);
+
+/*
+ * Notes from now on which pages of RAM are written, by anybody. collect ORs a bit per page of the
+ * flat numbering (ram_page_index), in whole u64 words, into bitmap and begins anew; the machine is
+ * frozen. start may be called again. 0, -ERR_STATE (not started) or what start says in err.
+ */
+int vm_dirty_start(struct vm *vm, struct err *err);
+int vm_dirty_collect(struct vm *vm, u64 *bitmap);
+void vm_dirty_end(struct vm *vm); /* vm_destroy's */
+
+/* Guest RAM out of a machine that has stopped and is about to be destroyed; it must not run again.
+ */
+struct host_ram vm_take_memory(struct vm *vm);
 
 /*
  * The whole machine but RAM: vCPUs, interrupt chips, devices; pauses it meanwhile. load leaves the

@@ -39,9 +39,22 @@ static int save_vcpus(struct vm *vm, struct snap_writer *w) {
     return 0;
 }
 
-int vm_save(struct vm *vm, struct snap_writer *w) {
+void vm_freeze(struct vm *vm) {
     vm_pause(vm);
-    device_pause_all(&vm->devices);
+    if (vm->freeze_count++ == 0) {
+        device_pause_all(&vm->devices);
+    }
+}
+
+void vm_thaw(struct vm *vm) {
+    if (vm->freeze_count && --vm->freeze_count == 0) {
+        device_resume_all(&vm->devices);
+    }
+    vm_resume(vm);
+}
+
+int vm_save(struct vm *vm, struct snap_writer *w) {
+    vm_freeze(vm);
     size_t begin = snap_begin(w, MACHINE_TAG, MACHINE_VERSION);
     snap_put32(w, vm->vcpu_count);
     snap_put64(w, vm->backing.size);
@@ -52,8 +65,7 @@ int vm_save(struct vm *vm, struct snap_writer *w) {
     device_save_all(&vm->devices, w);
     mutex_unlock(vm->host, &vm->lock);
     snap_end(w, begin);
-    device_resume_all(&vm->devices);
-    vm_resume(vm);
+    vm_thaw(vm);
     return rc ? rc : w->failed ? -ERR_RANGE : 0;
 }
 
@@ -108,15 +120,13 @@ static void reset_all(struct vm *vm) {
 
 int vm_load(struct vm *vm, struct snap_reader *r, struct err *err) {
     struct snap_reader body;
-    vm_pause(vm);
-    device_pause_all(&vm->devices);
+    vm_freeze(vm);
     int rc = snap_section(r, MACHINE_TAG, MACHINE_VERSION, &body)
                  ? load_body(vm, &body, err)
                  : ERR_SET(err, ERR_FORMAT, "saved state: this is no saved machine");
     if (rc) {
         reset_all(vm);
     }
-    device_resume_all(&vm->devices);
-    vm_resume(vm);
+    vm_thaw(vm);
     return rc;
 }

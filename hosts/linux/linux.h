@@ -63,6 +63,13 @@ int linux_post(struct linux_host *lh, void (*fn)(void *ctx), void *ctx);
 /* Takes back what was posted with this ctx; returns when none of it is running any more. */
 void linux_post_forget(struct linux_host *lh, const void *ctx);
 
+/* --- guest RAM -------------------------------------------------------------------------------- */
+
+/* A private, writable view of a file of at least size bytes as guest RAM, page by page on demand;
+ * fd belongs to *out when this succeeds. 0 or -ERR_NOMEM. */
+int linux_ram_map(int fd, u64 size, struct host_ram *out);
+void linux_ram_free(struct host *host, struct host_ram *ram);
+
 /* --- back ends -------------------------------------------------------------------------------- */
 
 enum blk_format { BLK_FORMAT_AUTO, BLK_FORMAT_RAW, BLK_FORMAT_QCOW2 };

@@ -66,11 +66,23 @@ int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out) {
     return 0;
 }
 
+int linux_ram_map(int fd, u64 size, struct host_ram *out) {
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+    if (p == MAP_FAILED) {
+        return -ERR_NOMEM;
+    }
+    madvise(p, size, MADV_DONTDUMP);
+    *out = (struct host_ram){.hva = p, .size = size, .fd = fd, .file = true};
+    return 0;
+}
+
 void linux_ram_free(struct host *host, struct host_ram *ram) {
     (void)host;
     if (ram->hva) {
         munmap(ram->hva, ram->size);
-        close(ram->fd);
+        if (ram->fd >= 0) {
+            close(ram->fd);
+        }
     }
     *ram = (struct host_ram){.fd = -1};
 }
