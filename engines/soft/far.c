@@ -289,21 +289,29 @@ void return_load_stack(struct soft_vcpu *c, const struct target *t, u16 sel, u64
     }
 }
 
+/* Takes the parameters from the stack: CS is loaded by then, so that in a 64-bit segment all of RSP
+ * counts, whatever SS is. */
+static void ret_drop(struct soft_vcpu *c, const struct target *t, u32 drop) {
+    bool code64 = c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L);
+    struct stack st = {.sp = c->s.gpr[GPR_RSP], .mask = 0xffff};
+    if (code64) {
+        st.mask = UINT64_MAX;
+    } else if (c->s.seg[SEG_SS].attr & SEG_ATTR_DB) {
+        st.mask = UINT32_MAX;
+    }
+    stack_skip(&st, drop);
+    c->s.gpr[GPR_RSP] = st.sp;
+}
+
 static void ret_outer(struct soft_vcpu *c, struct stack *st, struct target *t, u32 opsize,
                       u32 drop) {
     stack_skip(st, drop);
     u64 sp = stack_pop(c, st, opsize);
     u16 ss = (u16)stack_pop(c, st, opsize);
-    struct stack outer = {.sp = sp, .mask = UINT64_MAX};
     target_check_rip(c, t);
     desc_mark_accessed(c, &t->d);
-    bool code64 = c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L);
     return_load_stack(c, t, ss, sp);
-    /* The parameters are dropped from the caller's stack too. */
-    outer.mask = code64 ? UINT64_MAX : c->s.seg[SEG_SS].attr & SEG_ATTR_DB ? 0xffffffffu : 0xffffu;
-    outer.sp = c->s.gpr[GPR_RSP];
-    stack_skip(&outer, drop);
-    c->s.gpr[GPR_RSP] = outer.sp;
+    ret_drop(c, t, drop); /* the parameters are dropped from the caller's stack too */
     target_commit(c, t);
     soft_mode_update(c);
     seg_drop_privileged(c);
@@ -332,8 +340,8 @@ void far_ret(struct soft_vcpu *c, u32 opsize, u32 drop) {
     }
     target_check_rip(c, &t);
     desc_mark_accessed(c, &t.d);
-    stack_skip(&st, drop);
     stack_commit_sp(c, &st);
+    ret_drop(c, &t, drop);
     target_commit(c, &t);
     soft_mode_update(c);
 }

@@ -51,6 +51,7 @@ static void release(struct soft_tr *t, struct host *host) {
     }
     tr_cache_destroy(t, host);
     tr_pages_destroy(t, host);
+    tr_audit_free(t, host);
     host->ops->pages_free(host, t, sizeof(*t));
 }
 

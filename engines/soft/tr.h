@@ -208,6 +208,7 @@ struct soft_tr {
     struct tr_exit *exits;
     struct tr_block *blocks;
     struct tr_point *points;
+    struct audit *audit;         /* room for tr_audit, when it was asked; NULL */
     struct soft_block **singles; /* of STEP */
     u8 *single_room;             /* where they lie */
     size_t single_used;

@@ -588,18 +588,41 @@ static void show(struct audit *a) {
     }
 }
 
-bool tr_audit(struct soft_vcpu *c, u32 block, char *text, size_t size) {
-    struct host *host = c->vm->host;
-    struct audit *a = host->ops->pages(host, sizeof(*a));
-    if (!a) {
-        fmt_str(text, size, "audit: no memory");
-        return false;
+void tr_audit_free(struct soft_tr *t, struct host *host) {
+    if (t->audit) {
+        host->ops->pages_free(host, t->audit, sizeof(struct audit));
     }
+}
+
+/* Kept from block to block, since most of it is not touched; cleared as far as the block needs. */
+static struct audit *audit_begin(struct soft_vcpu *c, u32 block) {
+    struct host *host = c->vm->host;
+    struct audit *a = c->tr->audit ? c->tr->audit : host->ops->pages(host, sizeof(*a));
+    if (!a) {
+        return NULL;
+    }
+    c->tr->audit = a;
+    memset(a, 0, offsetof(struct audit, late));
+    a->why = NULL;
     a->c = c;
     a->t = c->tr;
     a->b = &c->tr->blocks[block];
     a->from = a->b->from;
     a->to = a->b->to;
+    size_t bytes = MIN((size_t)(a->to - a->from) / 64 + 1, ARRAY_LEN(a->start)) * sizeof(u64);
+    memset(a->many, 0, bytes);
+    memset(a->back, 0, bytes);
+    memset(a->start, 0, bytes);
+    memset(a->label, 0, bytes);
+    return a;
+}
+
+bool tr_audit(struct soft_vcpu *c, u32 block, char *text, size_t size) {
+    struct audit *a = audit_begin(c, block);
+    if (!a) {
+        fmt_str(text, size, "audit: no memory");
+        return false;
+    }
     bool fine = audit_block(a);
     if (!fine) {
         char insn[80] = "?";
@@ -608,7 +631,6 @@ bool tr_audit(struct soft_vcpu *c, u32 block, char *text, size_t size) {
                 (unsigned long long)a->b->rip, a->at - a->from, insn, a->why ? a->why : "?");
         show(a);
     }
-    host->ops->pages_free(host, a, sizeof(*a));
     return fine;
 }
 

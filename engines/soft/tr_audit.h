@@ -12,6 +12,7 @@
 bool tr_audit(struct soft_vcpu *c, u32 block, char *text, size_t size);
 /* All traces that can be reached. */
 bool tr_audit_all(struct soft_vcpu *c, char *text, size_t size);
+void tr_audit_free(struct soft_tr *t, struct host *host);
 
 /* --- inside ------------------------------------------------------------------------------------
  */

@@ -82,7 +82,7 @@ void vec_x87_pending(struct soft_vcpu *c) {
  */
 
 /* Bits of uop.src */
-enum { X87_WAITS = 1, X87_CONTROL = 2, X87_MMX = 4 };
+enum { X87_WAITS = 1, X87_CONTROL = 2, X87_MMX = 4, X87_CLEARS = 8 };
 
 static bool is_control(const struct insn *i) {
     switch (i->id) {
@@ -110,13 +110,20 @@ static u8 x87_kind(const struct insn *i) {
         return X87_WAITS;
     }
     bool waits = i->id == INSN_FLDCW || i->id == INSN_FWAIT;
-    return (u8)(X87_CONTROL | (waits ? X87_WAITS : 0));
+    bool clears = i->id == INSN_FNCLEX;
+    return (u8)(X87_CONTROL | (waits ? X87_WAITS : 0) | (clears ? X87_CLEARS : 0));
 }
 
 static void x87_begin(struct soft_vcpu *c, const struct uop *u) {
     vec_x87_need(c);
     if (u->src & X87_WAITS) {
         vec_x87_pending(c);
+    }
+    /* Pointers that an exception has left belong to the instruction before: FNCLEX lets others
+     * follow, which need not change them (CPUID.7.EBX[6]). */
+    if ((u->src & X87_CLEARS) && (unit_status() & 0x80)) {
+        x87_sync(c);
+        vec_x87_load(c);
     }
 }
 

@@ -62,6 +62,15 @@ static void report(struct cf_run *run, const struct cf_case *t, const char *what
     fflush(stdout);
 }
 
+static void report_lost(const struct cf_case *t, const struct cf_loss *l) {
+    static char line[CF_LINE];
+    cf_format(t, line);
+    printf("LOST: %s, status %x, signal %u vector %u rip %llx cr2 %llx\n%s\n",
+           l->hung ? "hung" : "died", l->status, l->signal, l->trap, (unsigned long long)l->rip,
+           (unsigned long long)l->cr2, line);
+    fflush(stdout);
+}
+
 /* --- random cases ------------------------------------------------------------------------------
  */
 
@@ -96,11 +105,13 @@ static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct 
     static char what[CF_SLOTS][CF_WHAT];
     for (u32 i = 0; i < b->count; i++) {
         sum->cases++;
-        if (b->lost[i]) {
+        if (b->lost[i].lost) {
             sum->lost++;
-            static char line[CF_LINE];
-            cf_format(&b->t[i], line);
-            printf("LOST %s\n", line);
+            if (!cf_lost_explained(&b->lost[i], &got[0][i])) {
+                report_lost(&b->t[i], &b->lost[i]);
+                snprintf(what[reported], CF_WHAT, "lost");
+                failed[reported++] = b->t[i];
+            }
             continue;
         }
         sum->vector[b->r[i].vector & 31]++;

@@ -171,12 +171,21 @@ void cf_generate(struct cf_gen *g, struct cf_case *t, u32 slot, u64 ram_seed);
 /* --- conform_native.c --------------------------------------------------------------------------
  */
 
+/* How a case was lost: the child died of it or did not come back. */
+struct cf_loss {
+    bool lost, hung;
+    u32 status; /* of waitpid */
+    u32 signal; /* that came when no case ran; 0: none */
+    u32 trap;   /* vector and address of that */
+    u64 rip, cr2;
+};
+
 /* What parent and child share: one batch. */
 struct cf_batch {
     u32 count;
     struct cf_case t[CF_SLOTS];
     struct cf_result r[CF_SLOTS];
-    bool lost[CF_SLOTS]; /* the child did not survive it */
+    struct cf_loss lost[CF_SLOTS];
 };
 
 /* What stands at CF_EXIT, for whoever reads there; the guest has INT3 in place of the first byte.
@@ -208,6 +217,11 @@ enum { CF_WHAT = 160 };
 /* The first difference that has no explanation, into what; false: they agree. */
 bool cf_compare(const struct cf_case *t, const struct cf_result *want, const struct cf_result *got,
                 bool translated, char *what);
+
+/* Linux takes a page fault above 4 GiB that 16- or 32-bit code raises for an erratum of the K8
+ * (is_errata100 in arch/x86/mm/fault.c) and repeats the instruction for ever. A far call into a
+ * 64-bit segment does so, which pushes by all of RSP. */
+bool cf_lost_explained(const struct cf_loss *loss, const struct cf_result *got);
 
 /* --- conform_text.c ----------------------------------------------------------------------------
  */

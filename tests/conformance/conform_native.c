@@ -115,13 +115,14 @@ void enter_case(void);
 extern const u8 exit_begin[], exit_rest[], exit_end[];
 
 enum { IDLE, BATCH_0, BATCH_1 };
-enum { HANG_QUARTERS = 10, STACK_BYTES = 1 << 16 };
+enum { HANG_MS = 1000, STALL_QUARTERS = 480, STACK_BYTES = 1 << 16 };
 
 struct shared {
     struct cf_batch batch[2];
     u32 work; /* futex: IDLE or which batch to run */
     u32 at;   /* case being run */
     u32 armed;
+    struct cf_loss stray; /* a signal outside a case */
 };
 
 struct cf_native {
@@ -166,9 +167,12 @@ __attribute__((no_stack_protector)) static void on_signal(int sig, siginfo_t *in
     ucontext_t *uc = context;
     greg_t *g = uc->uc_mcontext.gregs;
     (void)info;
-    if (!shared->armed) {
-        signal(sig, SIG_DFL);
-        return;
+    if (!shared->armed) { /* the fence does not let it go on */
+        shared->stray.signal = (u32)sig;
+        shared->stray.trap = (u32)g[REG_TRAPNO];
+        shared->stray.rip = (u64)g[REG_RIP];
+        shared->stray.cr2 = (u64)g[REG_CR2];
+        syscall(SYS_kill, 0, 0);
     }
     shared->armed = 0;
     struct cf_result *r = result_now();
@@ -386,12 +390,14 @@ static bool child_start(struct cf_native *n) {
     return n->pid > 0;
 }
 
-static void child_end(struct cf_native *n) {
+static u32 child_end(struct cf_native *n) {
+    int status = 0;
     if (n->pid > 0) {
         kill(n->pid, SIGKILL);
-        waitpid(n->pid, NULL, 0);
+        waitpid(n->pid, &status, 0);
         n->pid = 0;
     }
+    return (u32)status;
 }
 
 struct cf_batch *cf_native_batch(struct cf_native *n, u32 which) {
@@ -407,21 +413,37 @@ void cf_native_start(struct cf_native *n, u32 which) {
 }
 
 /* The child is gone, or stands still: goes on behind the case that did it. */
-static void recover(struct cf_native *n, u32 work) {
+static void recover(struct cf_native *n, u32 work, bool hung, u32 status) {
     struct cf_batch *b = &n->s->batch[work - BATCH_0];
-    child_end(n);
+    status |= child_end(n);
     n->lost++;
     if (n->s->at < b->count) {
-        b->lost[n->s->at++] = true;
+        struct cf_loss *loss = &b->lost[n->s->at++];
+        *loss = n->s->stray;
+        loss->lost = true;
+        loss->hung = hung;
+        loss->status = status;
     }
+    memset(&n->s->stray, 0, sizeof(n->s->stray));
     if (n->lost > 1000 || !child_start(n)) {
         fprintf(stderr, "conform: cannot keep a native child alive\n");
         exit(1);
     }
 }
 
+/* Milliseconds of processor time: a child that only waits for its turn does not hang. */
+static u64 child_ms(const struct cf_native *n) {
+    clockid_t clock;
+    struct timespec t;
+    if (clock_getcpuclockid(n->pid, &clock) || clock_gettime(clock, &t)) {
+        return 0;
+    }
+    return (u64)t.tv_sec * 1000 + (u64)t.tv_nsec / 1000000;
+}
+
 void cf_native_wait(struct cf_native *n) {
     u32 work, last = UINT32_MAX, still = 0;
+    u64 since = 0;
     while ((work = __atomic_load_n(&n->s->work, __ATOMIC_SEQ_CST)) != IDLE) {
         struct timespec limit = {.tv_nsec = 250000000};
         futex(&n->s->work, FUTEX_WAIT, work, &limit);
@@ -429,13 +451,18 @@ void cf_native_wait(struct cf_native *n) {
             return;
         }
         u32 at = __atomic_load_n(&n->s->at, __ATOMIC_SEQ_CST);
+        u64 ms = child_ms(n);
+        int status = 0;
+        since = at == last ? since : ms;
         still = at == last ? still + 1 : 0;
         last = at;
-        if (waitpid(n->pid, NULL, WNOHANG) == n->pid) {
+        if (waitpid(n->pid, &status, WNOHANG) == n->pid) {
             n->pid = 0;
-            recover(n, work);
-        } else if (still >= HANG_QUARTERS) {
-            recover(n, work);
+            recover(n, work, false, (u32)status);
+            last = UINT32_MAX;
+        } else if (ms >= since + HANG_MS || still >= STALL_QUARTERS) {
+            recover(n, work, true, 0);
+            last = UINT32_MAX;
         }
     }
 }
