@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Instructions whose addresses depend on more than their operand: MOVS and STOS with and without
- * REP, and BT, BTS, BTR, BTC with the bit's number in a register.
+ * REP, LODS, SCAS and CMPS without, and BT, BTS, BTR, BTC with the bit's number in a register.
  *
  * A repeated instruction runs on the real processor when all of it lies in one page on each side;
  * else, and backwards, it is the interpreter's (str.c), behind the trace. Intel SDM volume 2, REP,
@@ -13,6 +13,10 @@ static bool is_bit(u16 id) {
     return id == INSN_BT || id == INSN_BTS || id == INSN_BTR || id == INSN_BTC;
 }
 
+static bool repeated(const struct insn *i) {
+    return i->prefixes & (PREFIX_REP | PREFIX_REPNE);
+}
+
 bool tr_string_known(const struct insn *i) {
     bool segment = i->mem.seg == SEG_FS || i->mem.seg == SEG_GS;
     if (i->addrsize != (i->mode == 64 ? 8 : 4) || (i->mode != 64 && segment)) {
@@ -22,7 +26,19 @@ bool tr_string_known(const struct insn *i) {
         return tr_mem_known(i, i->id != INSN_BT) && i->has_modrm && i->modrm < 0xc0 &&
                i->op[1].kind == OPERAND_REG && (s32)i->mem.disp == i->mem.disp;
     }
-    return (i->id == INSN_MOVS && !segment) || i->id == INSN_STOS;
+    switch (i->id) {
+    case INSN_STOS:
+        return true;
+    case INSN_MOVS:
+        return !segment;
+    case INSN_LODS:
+    case INSN_CMPS:
+        return !segment && !repeated(i);
+    case INSN_SCAS:
+        return !repeated(i);
+    default:
+        return false;
+    }
 }
 
 /* --- bit strings -------------------------------------------------------------------------------
@@ -73,10 +89,6 @@ static void put_bit(struct soft_tr *t, const struct tr_insn *ti) {
 
 /* --- strings -----------------------------------------------------------------------------------
  */
-
-static bool repeated(const struct insn *i) {
-    return i->prefixes & (PREFIX_REP | PREFIX_REPNE);
-}
 
 /* Jumps when [reg, reg + rcx * size) leaves its page; rcx is not above 4096 / size. */
 static u32 leaves_page(struct soft_tr *t, u32 reg, u32 size) {
@@ -167,6 +179,69 @@ static void put_movs(struct soft_tr *t, const struct tr_insn *i, u32 size) {
     tr_rr(t, tr_wide(t), 0x29, H_TEMP, GPR_RSI);
 }
 
+/* opcode, as for bytes, with memory, in the element's size */
+static void put_sized(struct soft_tr *t, u32 size, u32 opcode, u32 reg, const struct tr_at *at) {
+    if (size == 2) {
+        tr_u8(t, 0x66);
+    }
+    tr_mem(t, size == 8, opcode | (size > 1), reg, at);
+}
+
+static void advance(struct soft_tr *t, u32 reg, u32 size) {
+    tr_rm(t, tr_wide(t), 0x8d, reg, reg, (s32)size);
+}
+
+static void put_lods(struct soft_tr *t, const struct tr_insn *i, u32 size) {
+    struct tr_at at;
+    tr_look_base(t, i, GPR_RSI, 0, size, false, &at);
+    put_sized(t, size, 0x8a, GPR_RAX, &at);
+    advance(t, GPR_RSI, size);
+}
+
+static void put_scas(struct soft_tr *t, const struct tr_insn *i, u32 size) {
+    struct tr_at at;
+    tr_look_base(t, i, GPR_RDI, 0, size, false, &at);
+    put_sized(t, size, 0x3a, GPR_RAX, &at); /* cmp */
+    advance(t, GPR_RDI, size);
+}
+
+/* The operand at rDI is read first, as in str.c. */
+static void put_cmps(struct soft_tr *t, const struct tr_insn *i, u32 size) {
+    struct tr_at at;
+    tr_look_base(t, i, GPR_RDI, 0, size, false, &at);
+    put_sized(t, size, 0x8a, H_ADDR, &at);
+    tr_gs_store(t, H_ADDR, C_OFF(tr_temp));
+    tr_look_base(t, i, GPR_RSI, 0, size, false, &at);
+    put_sized(t, size, 0x8a, H_ADDR, &at);
+    tr_gs_load(t, H_TEMP, C_OFF(tr_temp));
+    if (size == 2) {
+        tr_u8(t, 0x66);
+    }
+    tr_rr(t, size == 8, size > 1 ? 0x3b : 0x3a, H_ADDR, H_TEMP);
+    advance(t, GPR_RDI, size);
+    advance(t, GPR_RSI, size);
+}
+
+static void put_element(struct soft_tr *t, const struct tr_insn *i, u32 size) {
+    switch (i->insn.id) {
+    case INSN_MOVS:
+        put_movs(t, i, size);
+        break;
+    case INSN_STOS:
+        put_stos(t, i, size);
+        break;
+    case INSN_LODS:
+        put_lods(t, i, size);
+        break;
+    case INSN_SCAS:
+        put_scas(t, i, size);
+        break;
+    default:
+        put_cmps(t, i, size);
+        break;
+    }
+}
+
 static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
     u32 size = i->opcode & 1 ? i->opsize : 1, jump[5], none = 0, n = 1;
@@ -177,14 +252,10 @@ static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
     jump[1] = 0;
     if (repeated(i)) {
         none = rep_tests(t, i, size, &jump[1]);
-    } else {
+    } else if (i->id == INSN_MOVS || i->id == INSN_STOS) {
         cut_places(t, i);
     }
-    if (i->id == INSN_MOVS) {
-        put_movs(t, ti, size);
-    } else {
-        put_stos(t, ti, size);
-    }
+    put_element(t, ti, size);
     if (none) {
         tr_fix(t, none, t->used);
     }
@@ -192,6 +263,10 @@ static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
         n++;
     }
     tr_step_late(t, ti, jump, n);
+    if (i->flags_write) {
+        t->saved = false;
+        t->lost = FLAGS_AT_HOME;
+    }
 }
 
 void tr_string(struct soft_tr *t, const struct tr_insn *ti) {
