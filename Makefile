@@ -53,7 +53,7 @@ LIBLINUX := $(BUILD)/liblinux.a
 LIBFAKE := $(BUILD)/libfake.a
 LIBCMD := $(BUILD)/libcmd.a
 ENGINE_LIBS := $(LIBSOFT) $(LIBKVM)
-LDLIBS := -ljansson -lmicrohttpd -luring -lz -lzstd -lpthread
+LDLIBS := -ljansson -lmicrohttpd -lseccomp -luring -lz -lzstd -lpthread
 
 .PHONY: all
 all: build/sosia

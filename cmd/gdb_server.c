@@ -110,7 +110,7 @@ static int listen_unix(struct gdb_server *s, const char *path, struct err *err) 
         return ERR_SET(err, ERR_INVAL, "--gdb unix:%s: %s", path, strerror(errno));
     }
     snprintf(s->unix_path, sizeof(s->unix_path), "%s", path);
-    return 0;
+    return linux_fence_folder_of(s->lh, path, FENCE_SOCKETS);
 }
 
 /* "ADDRESS:PORT"; an empty address is 127.0.0.1: the stub gives full control to whoever connects.

@@ -3,6 +3,7 @@
 #include "cmd/machine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,23 @@ int machine_create(struct machine *m, struct err *err) {
     return rc || !m->restore ? rc : restore_load(m, err);
 }
 
+/* From here on the process holds what the running machine needs, nothing more. */
+static int fence_up(struct machine *m, struct err *err) {
+    if (!m->o.fence) {
+        return 0;
+    }
+    char dir[128];
+    m->status_fd = m->o.stats ? open("/proc/self/status", O_RDONLY | O_CLOEXEC) : -1;
+    if (m->o.perf_map) {
+        linux_fence_need(m->lh, FENCE_DEBUGGED);
+    }
+    if (m->reg && !linux_runtime_dir(dir, sizeof(dir), err)) {
+        linux_fence_path(m->lh, dir, FENCE_SOCKETS); /* its own files there, at the end */
+    }
+    linux_inherited_close();
+    return linux_fence(m->lh, err);
+}
+
 int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err) {
     struct vm *vm = pc_vm(m->pc);
     vm->on_stop = on_stop;
@@ -183,6 +201,7 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
     m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
     int rc = manage_start(m, err);
     rc = rc ? rc : snapshot_start(m, err);
+    rc = rc ? rc : fence_up(m, err);
     return rc ? rc : vm_start(vm, err);
 }
 

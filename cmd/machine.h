@@ -44,6 +44,7 @@ struct machine {
     struct restore *restore;   /* a machine from a snapshot (snapshot_open); NULL: a fresh one */
     struct snapshot *snapshot; /* what snapshot_save knows of earlier ones */
     struct perf_map *perf_map;
+    int status_fd;   /* /proc/self/status, opened before the fence; for --stats */
     char **argv;     /* the command, for `sosia ls`; NULL: not told */
     u64 main_ns;     /* host clock when the command began; the caller fills it */
     u64 started_ns;  /* and when the vCPUs were let go */

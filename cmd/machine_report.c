@@ -2,25 +2,19 @@
 /* What --stats prints when a machine has ended. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd/machine.h"
 #include "cmd/stats.h"
 
 /* Resident memory that is neither guest RAM (shared memory) nor shared with other processes' files.
  */
-static u64 own_memory_kib(void) {
-    FILE *f = fopen("/proc/self/status", "r");
-    char line[256];
+static u64 own_memory_kib(int status_fd) {
+    char text[4096] = "";
     unsigned long long kib = 0;
-    while (f && fgets(line, sizeof(line), f)) {
-        if (sscanf(line, "RssAnon: %llu kB", &kib) == 1) {
-            break;
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return kib;
+    ssize_t n = pread(status_fd, text, sizeof(text) - 1, 0);
+    const char *line = n > 0 ? strstr(text, "RssAnon:") : NULL;
+    return line && sscanf(line, "RssAnon: %llu kB", &kib) == 1 ? kib : 0;
 }
 
 static void print_nets(struct machine *m) {
@@ -63,5 +57,6 @@ void machine_print_stats(struct machine *m) {
         complain("stats: %s", line);
     }
     complain("stats: ready to run %.3f ms after the start of the command", m->ready_ms);
-    complain("stats: %llu KiB of memory beside guest RAM", (unsigned long long)own_memory_kib());
+    complain("stats: %llu KiB of memory beside guest RAM",
+             (unsigned long long)own_memory_kib(m->status_fd));
 }

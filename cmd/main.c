@@ -89,6 +89,7 @@ int main(int argc, char **argv) {
     if (!standard_streams_open()) {
         return EXIT_FAILURE_OTHER;
     }
+    linux_inherited_note();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of the write */
     if (argc && is_firecracker(argv[0])) {

@@ -37,6 +37,7 @@ enum option_id {
     OPT_RNG,
     OPT_QUIET,
     OPT_STATS,
+    OPT_FENCE,
     OPT_PERF_MAP,
     OPT_TRANSLATOR,
     OPT_CODE_CACHE,
@@ -70,6 +71,7 @@ static const struct option long_options[] = {
     {"transport", required_argument, NULL, OPT_TRANSPORT},
     {"rng", required_argument, NULL, OPT_RNG},
     {"quiet", no_argument, NULL, OPT_QUIET},
+    {"fence", required_argument, NULL, OPT_FENCE},
     {"stats", no_argument, NULL, OPT_STATS},
     {"perf-map", optional_argument, NULL, OPT_PERF_MAP},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
@@ -125,6 +127,7 @@ static const char help_text[] =
     "  --test-devices           QEMU's isa-debug-exit and pc-testdev\n"
     "  --config FILE            a machine in Firecracker's JSON format\n"
     "  --quiet                  no line about the engine\n"
+    "  --fence on|off           drop rights and system calls before the guest runs (default: on)\n"
     "  --stats                  print counters of the run at its end\n"
     "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
     "                           System.map of the guest's kernel\n"
@@ -303,10 +306,10 @@ static int parse_gdb(struct run_options *o, const char *arg, struct err *err) {
     return 0;
 }
 
-static int parse_translator(struct run_options *o, const char *arg, struct err *err) {
-    o->translator.on = !strcmp(arg, "on");
-    if (!o->translator.on && strcmp(arg, "off")) {
-        return ERR_SET(err, ERR_INVAL, "--translator: on or off, not '%s'", arg);
+static int parse_on_off(bool *out, const char *name, const char *arg, struct err *err) {
+    *out = !strcmp(arg, "on");
+    if (!*out && strcmp(arg, "off")) {
+        return ERR_SET(err, ERR_INVAL, "--%s: on or off, not '%s'", name, arg);
     }
     return 0;
 }
@@ -328,14 +331,6 @@ static int parse_verify(struct run_options *o, const char *arg, struct err *err)
         return ERR_SET(err, ERR_INVAL, "--verify=%s: not a number from 1 to 1000000", arg);
     }
     o->translator.verify = (u32)period;
-    return 0;
-}
-
-static int parse_rng(struct run_options *o, const char *arg, struct err *err) {
-    if (strcmp(arg, "on") && strcmp(arg, "off")) {
-        return ERR_SET(err, ERR_INVAL, "--rng %s: not on or off", arg);
-    }
-    o->rng = !strcmp(arg, "on");
     return 0;
 }
 
@@ -393,7 +388,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
     case OPT_TRANSPORT:
         return parse_transport(o, arg, err);
     case OPT_RNG:
-        return parse_rng(o, arg, err);
+        return parse_on_off(&o->rng, "rng", arg, err);
+    case OPT_FENCE:
+        return parse_on_off(&o->fence, "fence", arg, err);
     case OPT_STATS:
         o->stats = true;
         return 0;
@@ -401,7 +398,7 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         o->perf_map = arg ? arg : "";
         return 0;
     case OPT_TRANSLATOR:
-        return parse_translator(o, arg, err);
+        return parse_on_off(&o->translator.on, "translator", arg, err);
     case OPT_CODE_CACHE:
         return parse_code_cache(o, arg, err);
     case OPT_AUDIT:
@@ -487,7 +484,8 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
                               .virtio_console = "none",
                               .debugcon = "none",
                               .translator = {.on = true},
-                              .rng = true};
+                              .rng = true,
+                              .fence = true};
     int rc = preload_config(o, argc, argv, err);
     optind = 0;
     opterr = 0;

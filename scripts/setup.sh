@@ -6,7 +6,7 @@
 set -eu
 purpose=${1:-build}
 
-packages="gcc libc6-dev make libjansson-dev libmicrohttpd-dev libslirp-dev liburing-dev zlib1g-dev libzstd-dev"
+packages="gcc libc6-dev make libjansson-dev libmicrohttpd-dev libseccomp-dev libslirp-dev liburing-dev zlib1g-dev libzstd-dev"
 case $purpose in
 build) ;;
 run) packages="$packages cpio kmod" ;;

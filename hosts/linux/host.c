@@ -32,6 +32,12 @@ static void op_fd_unwatch(struct host *host, int fd) {
     loop_unwatch(linux_of(host)->loop, fd);
 }
 
+/* Core starts threads for vCPUs only. */
+static struct host_thread *op_thread_start(struct host *host, const char *name,
+                                           void (*fn)(void *ctx), void *ctx) {
+    return linux_thread_start_fenced(linux_of(host)->fence, name, fn, ctx);
+}
+
 static const struct host_ops linux_ops = {
     .alloc = linux_alloc,
     .free = linux_free,
@@ -49,7 +55,7 @@ static const struct host_ops linux_ops = {
     .timer_cancel = op_timer_cancel,
     .timer_destroy = op_timer_destroy,
     .post = op_post,
-    .thread_start = linux_thread_start,
+    .thread_start = op_thread_start,
     .thread_join = linux_thread_join,
     .thread_kick = linux_thread_kick,
     .yield = linux_yield,
@@ -76,8 +82,9 @@ int linux_host_create(struct linux_host **out, struct err *err) {
         free(lh);
         return ERR_SET(err, ERR_IO, "cannot create the event loop: too many open files?");
     }
-    lh->pool = pool_create();
-    if (!lh->pool) {
+    lh->fence = fence_create();
+    lh->pool = pool_create(lh);
+    if (!lh->pool || !lh->fence) {
         linux_host_destroy(lh);
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
@@ -90,6 +97,7 @@ void linux_host_destroy(struct linux_host *lh) {
     if (lh) {
         pool_destroy(lh->pool);
         loop_destroy(lh->loop);
+        fence_destroy(lh->fence);
         linux_fault_stack_leave(lh->main_stack);
         free(lh);
     }

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "core/if/log.h"
+#include "hosts/linux/fence.h"
 #include "hosts/linux/linux.h"
 #include "image/image.h"
 
@@ -27,6 +28,9 @@ void linux_entropy(struct host *host, void *buf, size_t size);
 /* thread.c */
 struct host_thread *linux_thread_start(struct host *host, const char *name, void (*fn)(void *ctx),
                                        void *ctx);
+/* As that, a vCPU's thread, which goes behind the fence when there is one. */
+struct host_thread *linux_thread_start_fenced(struct fence *fence, const char *name,
+                                              void (*fn)(void *ctx), void *ctx);
 void linux_thread_join(struct host *host, struct host_thread *thread);
 void linux_thread_kick(struct host *host, struct host_thread *thread);
 /* For the host's own threads: this one takes kicks; a blocking system call of that one returns. */
@@ -71,7 +75,7 @@ void loop_timer_destroy(struct loop *loop, struct host_timer *timer);
 
 /* pool.c: a few threads for calls that block */
 struct pool;
-struct pool *pool_create(void);
+struct pool *pool_create(struct linux_host *lh);
 void pool_destroy(struct pool *pool); /* waits for what was submitted */
 struct pool_job {
     void (*fn)(struct pool_job *job);
@@ -88,6 +92,7 @@ int blk_image_create(struct linux_host *lh, struct image *im, const struct blk_o
 
 struct linux_host {
     struct host host;
+    struct fence *fence;
     struct loop *loop;
     struct pool *pool;
     enum log_level log_level;

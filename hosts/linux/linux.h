@@ -70,6 +70,29 @@ void linux_post_forget(struct linux_host *lh, const void *ctx);
 int linux_ram_map(int fd, u64 size, struct host_ram *out);
 void linux_ram_free(struct host *host, struct host_ram *ram);
 
+/* --- the fence: fence.h ----------------------------------------------------------------------- */
+
+enum {
+    FENCE_INET = 1 << 0,     /* Internet sockets: user networks */
+    FENCE_UNIX = 1 << 1,     /* new Unix sockets: vsock, a switch that went away */
+    FENCE_READ = 1 << 2,     /* a path: files and directories below it are read */
+    FENCE_WRITE = 1 << 3,    /* and made, written, renamed, removed */
+    FENCE_SOCKETS = 1 << 4,  /* and below it Unix sockets are made, and files removed */
+    FENCE_OPEN = 1 << 5,     /* any path, told later: an API */
+    FENCE_DEBUGGED = 1 << 6, /* others may look into the process: perf, debuggers */
+};
+
+/* Before linux_fence: what will be needed (FENCE_*), also below a path, or below the folder that
+ * path is in. A path that does not exist is no error. 0 or -ERR_NOMEM. */
+void linux_fence_need(struct linux_host *lh, u32 what);
+int linux_fence_path(struct linux_host *lh, const char *path, u32 rights);
+int linux_fence_folder_of(struct linux_host *lh, const char *path, u32 rights);
+/* Gives everything else away, for all threads and for good. -ERR_UNSUPPORTED: the kernel cannot. */
+int linux_fence(struct linux_host *lh, struct err *err);
+/* At the start of main and before the fence: descriptors that the process was started with. */
+void linux_inherited_note(void);
+void linux_inherited_close(void);
+
 /* --- back ends -------------------------------------------------------------------------------- */
 
 enum blk_format { BLK_FORMAT_AUTO, BLK_FORMAT_RAW, BLK_FORMAT_QCOW2 };

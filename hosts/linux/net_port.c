@@ -124,11 +124,7 @@ static void *thread_main(void *arg) {
 
 void net_port_start(struct net_backend *be) {
     struct net_port *p = net_port_of(be);
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    p->running = !pthread_create(&p->thread, NULL, thread_main, p);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    p->running = !linux_spawn(p->lh, &p->thread, thread_main, p);
     if (!p->running) {
         static const char text[] = "no thread for a network: the card's cable is out";
         linux_log(&p->lh->host, LOG_ERROR, text, sizeof(text) - 1);

@@ -35,6 +35,7 @@ struct net_switch {
     struct net_port port;
     struct switch_hello hello;
     char server[4][40]; /* argv that starts the switch */
+    int keeper;         /* a byte asks the keeper for a new switch; -1: none yet */
     u8 rx[PORT_FRAME];
 };
 
@@ -82,6 +83,10 @@ static void become_server(char *const *argv) {
 
 static void server_spawn(struct net_switch *s) {
     char *argv[] = {s->server[0], s->server[1], s->server[2], s->server[3], NULL};
+    if (s->keeper >= 0) {
+        (void)!write(s->keeper, "", 1);
+        return;
+    }
     pid_t pid = fork();
     if (!pid) {
         become_server(argv);
@@ -89,6 +94,43 @@ static void server_spawn(struct net_switch *s) {
     if (pid > 0) {
         waitpid(pid, NULL, 0);
     }
+}
+
+/* The keeper: a child from before the fence, which may start programs when the machine itself may
+ * not any more, and which starts nothing but the switch. It ends with the machine. */
+static void keeper_main(struct net_switch *s, int fd) {
+    char byte;
+    if (fd != 3) {
+        dup2(fd, 3);
+    }
+    syscall(SYS_close_range, 4u, ~0u, 0u);
+    setsid(); /* Ctrl-C at the machine's terminal is the machine's */
+    while (read(3, &byte, 1) == 1) {
+        server_spawn(s);
+    }
+    _exit(0);
+}
+
+static int keeper_start(struct net_switch *s, struct err *err) {
+    int fd[2];
+    if (!s->server[0][0]) {
+        return 0;
+    }
+    if (pipe2(fd, O_CLOEXEC)) {
+        return ERR_SET(err, ERR_NOMEM, "--net switch: %s", strerror(errno));
+    }
+    pid_t pid = fork();
+    if (!pid) {
+        keeper_main(s, fd[0]);
+    }
+    close(fd[0]);
+    if (pid < 0) {
+        close(fd[1]);
+        return ERR_SET(err, ERR_NOMEM, "--net switch: %s", strerror(errno));
+    }
+    fcntl(fd[1], F_SETFL, O_NONBLOCK);
+    s->keeper = fd[1];
+    return 0;
 }
 
 /* A connected socket, or a negative code. Starts the switch when nobody listens. */
@@ -213,6 +255,9 @@ static void switch_input(struct net_port *p) {
 /* --- life ------------------------------------------------------------------------------------- */
 
 static void switch_free(struct net_port *p) {
+    if (switch_of(p)->keeper >= 0) {
+        close(switch_of(p)->keeper);
+    }
     free(switch_of(p));
 }
 
@@ -229,6 +274,7 @@ int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u
     if (!s) {
         return ERR_SET(err, ERR_NOMEM, "--net switch: out of memory");
     }
+    s->keeper = -1;
     struct net_port *p = &s->port;
     for (u32 i = 0; i < ARRAY_LEN(s->server) && opts->server[i]; i++) {
         snprintf(s->server[i], sizeof(s->server[i]), "%s", opts->server[i]);
@@ -247,6 +293,8 @@ int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u
         p->fd = switch_join(s, err);
         rc = p->fd < 0 ? p->fd : 0;
     }
+    rc = rc ? rc : keeper_start(s, err);
+    linux_fence_need(lh, FENCE_UNIX);
     if (rc) {
         net_port_close(&p->be);
         return rc;

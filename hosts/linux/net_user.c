@@ -517,6 +517,8 @@ int net_user_open(struct linux_host *lh, const struct net_user_opts *opts, struc
     rc = rc ? rc : slirp_lib_load(&u->lib, err);
     rc = rc ? rc : user_memory(u, err);
     rc = rc ? rc : slirp_make(u, opts, err);
+    linux_fence_need(lh, FENCE_INET);
+    rc = rc ? rc : linux_fence_path(lh, "/etc/resolv.conf", FENCE_READ); /* read when it changes */
     if (rc) {
         net_port_close(&p->be);
         return rc;

@@ -3,7 +3,6 @@
  * A few threads for system calls that block (file I/O). Threads start when work comes and there is
  * no idle one, so a machine without a disk has none.
  */
-#include <signal.h>
 #include <stdlib.h>
 
 #include "hosts/linux/host.h"
@@ -11,6 +10,7 @@
 enum { POOL_THREADS = 4 };
 
 struct pool {
+    struct linux_host *lh;
     pthread_mutex_t lock;
     pthread_cond_t work;
     struct pool_job *first, **tail;
@@ -46,23 +46,20 @@ static void *pool_main(void *arg) {
     return NULL;
 }
 
-struct pool *pool_create(void) {
+struct pool *pool_create(struct linux_host *lh) {
     struct pool *p = calloc(1, sizeof(*p));
     if (p) {
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->work, NULL);
         p->tail = &p->first;
+        p->lh = lh;
     }
     return p;
 }
 
 /* Workers take no signals: kicks and Ctrl-C belong to other threads. */
 static int pool_grow(struct pool *p) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&p->thread[p->threads], NULL, pool_main, p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int rc = linux_spawn(p->lh, &p->thread[p->threads], pool_main, p);
     p->threads += rc ? 0 : 1;
     return rc;
 }

@@ -257,7 +257,6 @@ static const struct char_backend_ops stream_ops = {
     .write = stream_write, .rx_ready = stream_rx_ready, .close = stream_close};
 
 int stream_start(struct stream *s, struct linux_host *lh, int in_fd, int out_fd, struct err *err) {
-    sigset_t all, before;
     s->be.ops = &stream_ops;
     s->lh = lh;
     s->in_fd = in_fd;
@@ -265,10 +264,7 @@ int stream_start(struct stream *s, struct linux_host *lh, int in_fd, int out_fd,
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
     if (out_fd >= 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        s->writer_running = !pthread_create(&s->writer, NULL, writer_main, s);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        s->writer_running = !linux_spawn(lh, &s->writer, writer_main, s);
         if (!s->writer_running) {
             return ERR_SET(err, ERR_NOMEM, "console: cannot start a thread");
         }

@@ -23,6 +23,7 @@ struct host_thread {
     char name[NAME_MAX_BYTES]; /* what Linux allows: 15 characters */
     void (*fn)(void *ctx);
     void *ctx;
+    struct fence *fence; /* NULL: none */
 };
 
 static void on_kick(int signal) {
@@ -58,14 +59,16 @@ static void *thread_main(void *arg) {
     void *stack = linux_fault_stack_enter();
     kick_unblock();
     pthread_setname_np(pthread_self(), t->name);
+    if (t->fence) {
+        fence_enter_vcpu(t->fence);
+    }
     t->fn(t->ctx);
     linux_fault_stack_leave(stack);
     return NULL;
 }
 
-struct host_thread *linux_thread_start(struct host *host, const char *name, void (*fn)(void *ctx),
-                                       void *ctx) {
-    (void)host;
+struct host_thread *linux_thread_start_fenced(struct fence *fence, const char *name,
+                                              void (*fn)(void *ctx), void *ctx) {
     struct host_thread *t = calloc(1, sizeof(*t));
     if (!t) {
         return NULL;
@@ -74,11 +77,18 @@ struct host_thread *linux_thread_start(struct host *host, const char *name, void
     snprintf(t->name, sizeof(t->name), "%s", name);
     t->fn = fn;
     t->ctx = ctx;
+    t->fence = fence;
     if (pthread_create(&t->pthread, NULL, thread_main, t)) {
         free(t);
         return NULL;
     }
     return t;
+}
+
+struct host_thread *linux_thread_start(struct host *host, const char *name, void (*fn)(void *ctx),
+                                       void *ctx) {
+    (void)host;
+    return linux_thread_start_fenced(NULL, name, fn, ctx);
 }
 
 void linux_thread_join(struct host *host, struct host_thread *thread) {
