@@ -19,7 +19,10 @@
 
 #include "hosts/linux/host.h"
 
-enum { MAX_PATHS = 64, MAX_INHERITED = 256, OPEN_FILES = 4096 };
+enum { MAX_PATHS = 64, MAX_INHERITED = 256, OPEN_FILES = 4096, GIVE_UP_MS = 5000 };
+
+/* The one signal that workers take, and only while the fence goes up. */
+#define FENCE_SIGNAL SIGUSR2
 
 struct spawn {
     pthread_t *out;
@@ -33,7 +36,7 @@ struct fence {
     struct fence_path path[MAX_PATHS];
     u32 paths;
     u32 needs;
-    bool up, landlock;
+    bool up;
     struct sock_fprog vcpu;
 
     pthread_mutex_t lock;
@@ -79,6 +82,7 @@ void fence_destroy(struct fence *f) {
 static int create_silent(pthread_t *out, void *(*fn)(void *), void *arg) {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, FENCE_SIGNAL);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(out, NULL, fn, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -154,14 +158,65 @@ int linux_fence_folder_of(struct linux_host *lh, const char *path, u32 rights) {
 
 /* --- going up --------------------------------------------------------------------------------- */
 
-static bool caps_drop(void) {
+/* What belongs to each thread and is inherited by those it starts. Async-signal-safe. */
+static bool thread_give_up(int ruleset) {
     struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {0};
+    bool ok = syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
     for (int cap = 0; cap < 64; cap++) {
-        (void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* needs CAP_SETPCAP, harmless without */
+        (void)syscall(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0); /* needs CAP_SETPCAP */
     }
-    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    return syscall(SYS_capset, &h, none) == 0;
+    (void)syscall(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    ok = (ruleset < 0 || fence_landlock_enter(ruleset)) && ok;
+    return syscall(SYS_capset, &h, none) == 0 && ok;
+}
+
+/* Threads that run already (a console's writer, a network's) do it in a signal handler; the handler
+ * has nothing but these to speak through. */
+static int handler_ruleset;
+static u32 handler_done, handler_failed;
+
+static void on_give_up(int signal) {
+    int saved = errno;
+    (void)signal;
+    if (!thread_give_up(handler_ruleset)) {
+        __atomic_store_n(&handler_failed, 1, __ATOMIC_RELAXED);
+    }
+    __atomic_fetch_add(&handler_done, 1, __ATOMIC_RELEASE);
+    errno = saved;
+}
+
+/* Signals every other thread; returns how many. */
+static u32 others_signal(void) {
+    DIR *d = opendir("/proc/self/task");
+    struct dirent *e;
+    u32 n = 0;
+    while (d && (e = readdir(d))) {
+        int tid = atoi(e->d_name);
+        if (tid && tid != (int)syscall(SYS_gettid)) {
+            n += syscall(SYS_tgkill, getpid(), tid, FENCE_SIGNAL) == 0;
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    return n;
+}
+
+static bool others_give_up(int ruleset) {
+    struct sigaction sa = {.sa_handler = on_give_up, .sa_flags = SA_RESTART | SA_ONSTACK};
+    handler_ruleset = ruleset;
+    handler_done = handler_failed = 0;
+    sigaction(FENCE_SIGNAL, &sa, NULL);
+    u32 n = others_signal();
+    for (int ms = 0; __atomic_load_n(&handler_done, __ATOMIC_ACQUIRE) < n; ms++) {
+        if (ms > GIVE_UP_MS) {
+            return false;
+        }
+        usleep(1000);
+    }
+    signal(FENCE_SIGNAL, SIG_IGN);
+    return !handler_failed;
 }
 
 static void limits(void) {
@@ -184,14 +239,18 @@ static int seccomp_up(struct fence *f, struct err *err) {
 
 int linux_fence(struct linux_host *lh, struct err *err) {
     struct fence *f = lh->fence;
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) {
-        return ERR_SET(err, ERR_UNSUPPORTED, "fence: no_new_privs: %s", strerror(errno));
+    /* names that nobody knows yet cannot be listed */
+    int ruleset =
+        f->needs & FENCE_OPEN ? -1 : fence_landlock_rules(f->path, f->paths, f->needs & FENCE_INET);
+    bool ok = others_give_up(ruleset) && thread_give_up(ruleset);
+    if (ruleset >= 0) {
+        close(ruleset);
     }
-    if (!(f->needs & FENCE_OPEN)) { /* names that nobody knows yet cannot be listed */
-        f->landlock = !fence_landlock(f->path, f->paths, f->needs & FENCE_INET);
-    }
-    if (!caps_drop()) {
-        return ERR_SET(err, ERR_PERM, "fence: capabilities cannot be dropped: %s", strerror(errno));
+    if (!ok) {
+        return ERR_SET(err, ERR_UNSUPPORTED,
+                       "fence: privileges cannot be dropped (%s); `--fence "
+                       "off` runs without",
+                       strerror(errno));
     }
     limits();
     if (!(f->needs & FENCE_DEBUGGED)) {

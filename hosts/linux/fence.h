@@ -39,9 +39,11 @@ struct fence_path {
     u32 rights; /* FENCE_* */
 };
 
-/* fence_landlock.c: names in paths stay reachable, nothing else; 0, or -ERR_UNSUPPORTED when the
- * kernel has no Landlock. tcp: TCP sockets may be bound and connected. */
-int fence_landlock(const struct fence_path *paths, u32 count, bool tcp);
+/* fence_landlock.c: a rule set by which names in paths stay reachable, nothing else; a descriptor,
+ * or -ERR_UNSUPPORTED when the kernel has no Landlock. tcp: TCP sockets may be bound and connected.
+ * enter puts the calling thread behind it (async-signal-safe). */
+bool fence_landlock_enter(int ruleset);
+int fence_landlock_rules(const struct fence_path *paths, u32 count, bool tcp);
 
 /* fence_seccomp.c: the filter of all threads goes into force; that of vCPU threads is returned as a
  * BPF program (free it). needs: FENCE_*. */

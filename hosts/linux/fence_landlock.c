@@ -67,7 +67,7 @@ static void allow(int ruleset, const struct fence_path *p, u64 handled) {
     close(fd);
 }
 
-int fence_landlock(const struct fence_path *paths, u32 count, bool tcp) {
+int fence_landlock_rules(const struct fence_path *paths, u32 count, bool tcp) {
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, CREATE_RULESET_VERSION);
     if (abi < 1) {
         return -ERR_UNSUPPORTED;
@@ -84,7 +84,9 @@ int fence_landlock(const struct fence_path *paths, u32 count, bool tcp) {
     for (u32 i = 0; i < count; i++) {
         allow(ruleset, &paths[i], attr.fs);
     }
-    long rc = syscall(SYS_landlock_restrict_self, ruleset, 0);
-    close(ruleset);
-    return rc ? -ERR_UNSUPPORTED : 0;
+    return ruleset;
+}
+
+bool fence_landlock_enter(int ruleset) {
+    return !syscall(SYS_landlock_restrict_self, ruleset, 0);
 }
