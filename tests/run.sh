@@ -56,6 +56,8 @@ stage_decoder() { stage decoder 300 make -s decode-zydis; }
 # 45 seconds of random instructions with a fresh seed, which the log names, and those of the corpus.
 stage_conform() { stage conform 300 make -s -j"$JOBS" conform; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 rt-amd64 686-pae && guests/memtest/build.sh && guests/others/build.sh"; }
+# gdb plays an intruder in the monitor: about 30 seconds.
+stage_fence() { stage fence 200 tests/fence/run.py; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_storage() { stage storage 700 make -s -j"$JOBS" storage-test; }
 stage_sensitivity() { stage sensitivity 500 tests/sensitivity/run.sh; }
@@ -68,7 +70,7 @@ stage_debian() { stage debian 700 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli sensitivity storage guest gdb boot net debian stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net debian stress amd
 fi
 for s in "$@"; do
     "stage_$s"
