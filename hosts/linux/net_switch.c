@@ -34,6 +34,7 @@ enum {
 struct net_switch {
     struct net_port port;
     struct switch_hello hello;
+    struct sockaddr_un at;
     char server[4][40]; /* argv that starts the switch */
     int keeper;         /* a byte asks the keeper for a new switch; -1: none yet */
     u8 rx[PORT_FRAME];
@@ -135,17 +136,12 @@ static int keeper_start(struct net_switch *s, struct err *err) {
 
 /* A connected socket, or a negative code. Starts the switch when nobody listens. */
 static int switch_connect(struct net_switch *s, struct err *err) {
-    struct sockaddr_un a;
-    int rc = switch_address(s->port.name, &a, err);
-    if (rc) {
-        return rc;
-    }
     for (int i = 0; i < CONNECT_TRIES && !net_port_quitting(&s->port); i++) {
         int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), size = 8 << 20;
         if (fd < 0) {
             break;
         }
-        if (!connect(fd, (struct sockaddr *)&a, sizeof(a))) {
+        if (!connect(fd, (struct sockaddr *)&s->at, sizeof(s->at))) {
             setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
             return fd;
         }
@@ -156,7 +152,7 @@ static int switch_connect(struct net_switch *s, struct err *err) {
         usleep(10000);
     }
     return ERR_SET(err, ERR_IO, "--net switch=%s: no switch answers at %s: %s", s->port.name,
-                   a.sun_path, strerror(errno));
+                   s->at.sun_path, strerror(errno));
 }
 
 static const char *refusal(int result) {
@@ -289,6 +285,7 @@ int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u
     p->input = switch_input;
     p->free = switch_free;
     int rc = net_port_init(p, lh, "switch", opts->name, err);
+    rc = rc ? rc : switch_address(opts->name, &s->at, err);
     if (!rc) {
         p->fd = switch_join(s, err);
         rc = p->fd < 0 ? p->fd : 0;
