@@ -34,6 +34,8 @@ static int machine_make(struct api *a, struct err *err) {
     a->m->lh = a->lh;
     a->m->main_ns = host_now(linux_host_host(a->lh));
     options_default(&a->m->o);
+    a->m->o.fence = !a->no_fence;
+    linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     a->m->o.quiet = a->quiet == API_QUIET;
     int rc = api_config_options(&a->config, &a->m->o, err);
     return rc ? rc : machine_create(a->m, err);

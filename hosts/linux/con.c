@@ -200,6 +200,7 @@ int con_pty_open(struct linux_host *lh, const char *link, char *name, size_t siz
     }
     int rc = pty_make(c, err);
     rc = rc || !link ? rc : link_make(c, link, err);
+    rc = rc || !link ? rc : linux_fence_folder_of(lh, link, FENCE_SOCKETS);
     if (rc) {
         con_closed(&c->stream);
         free(c);

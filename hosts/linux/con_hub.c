@@ -156,7 +156,8 @@ static int listen_at(struct con_hub *h, const char *path, struct err *err) {
         return rc;
     }
     h->listen_fd = fd;
-    if (listen(fd, 8) || loop_watch(h->lh->loop, fd, on_connect, h)) {
+    if (linux_fence_folder_of(h->lh, path, FENCE_SOCKETS) || listen(fd, 8) ||
+        loop_watch(h->lh->loop, fd, on_connect, h)) {
         return ERR_SET(err, ERR_IO, "console socket %s: cannot listen", path);
     }
     return 0;

@@ -239,6 +239,9 @@ static int seccomp_up(struct fence *f, struct err *err) {
 
 int linux_fence(struct linux_host *lh, struct err *err) {
     struct fence *f = lh->fence;
+    if (f->up) {
+        return 0;
+    }
     /* names that nobody knows yet cannot be listed */
     int ruleset =
         f->needs & FENCE_OPEN ? -1 : fence_landlock_rules(f->path, f->paths, f->needs & FENCE_INET);
