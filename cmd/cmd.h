@@ -54,7 +54,7 @@ struct run_options {
     struct engine_translator translator;
     bool boot_disk;       /* kernel and initial RAM disk are in the first disk */
     const char *perf_map; /* file of guest symbols, "" for none; NULL: no map */
-    bool fence; /* give rights away before the guest runs: hosts/linux/fence.h */
+    bool fence;           /* give rights away before the guest runs: hosts/linux/fence.h */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */
