@@ -134,6 +134,17 @@ static int serial_options(const struct api_config *c, struct run_options *o, str
     return rc;
 }
 
+static void balloon_options(const struct api_config *c, struct run_options *o) {
+    const json_t *b = c->single[API_BALLOON];
+    o->balloon = (struct balloon_config){.present = b};
+    o->balloon.opts.target_mib = (u32)json_integer_value(json_object_get(b, "amount_mib"));
+    o->balloon.opts.stats_seconds =
+        (u32)json_integer_value(json_object_get(b, "stats_polling_interval_s"));
+    o->balloon.opts.deflate_on_oom = flag(b, "deflate_on_oom");
+    o->balloon.opts.hinting = flag(b, "free_page_hinting");
+    o->balloon.opts.reporting = flag(b, "free_page_reporting");
+}
+
 /* Firecracker's devices are on MMIO, named on the command line for kernels without ACPI. */
 static void sosia_options(const struct api_config *c, struct run_options *o) {
     const json_t *s = c->single[API_SOSIA];
@@ -153,7 +164,7 @@ static void sosia_options(const struct api_config *c, struct run_options *o) {
 
 /* Known, and without a device behind it. */
 static int check_offered(const struct api_config *c, struct err *err) {
-    static const enum api_single missing[] = {API_BALLOON, API_VSOCK};
+    static const enum api_single missing[] = {API_VSOCK};
     for (size_t i = 0; i < ARRAY_LEN(missing); i++) {
         if (c->single[missing[i]]) {
             return ERR_SET(err, ERR_INVAL, "%s: is not offered yet", api_singles[missing[i]].name);
@@ -174,6 +185,7 @@ int api_config_options(const struct api_config *c, struct run_options *o, struct
     rc = rc ? rc : machine_options(c, o, err);
     rc = rc ? rc : boot_options(c, o, err);
     rc = rc ? rc : serial_options(c, o, err);
+    balloon_options(c, o);
     for (size_t i = 0; !rc && i < json_array_size(c->many[API_DRIVES]); i++) {
         rc = drive_options(o, json_array_get(c->many[API_DRIVES], i), err);
     }

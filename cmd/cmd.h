@@ -3,6 +3,7 @@
 #ifndef CMD_CMD_H
 #define CMD_CMD_H
 
+#include "cmd/devices.h"
 #include "cmd/disk.h"
 #include "cmd/net.h"
 #include "core/base/err.h"
@@ -49,6 +50,7 @@ struct run_options {
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
     u32 net_count;
+    struct balloon_config balloon;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;

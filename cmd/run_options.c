@@ -35,6 +35,7 @@ enum option_id {
     OPT_LOG,
     OPT_TRANSPORT,
     OPT_RNG,
+    OPT_BALLOON,
     OPT_QUIET,
     OPT_STATS,
     OPT_FENCE,
@@ -70,6 +71,7 @@ static const struct option long_options[] = {
     {"log", required_argument, NULL, OPT_LOG},
     {"transport", required_argument, NULL, OPT_TRANSPORT},
     {"rng", required_argument, NULL, OPT_RNG},
+    {"balloon", required_argument, NULL, OPT_BALLOON},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
     {"stats", no_argument, NULL, OPT_STATS},
@@ -120,6 +122,9 @@ static const char help_text[] =
     "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
     "                           names them on the kernel command line, for acpi=off\n"
     "  --rng on|off             virtio entropy device (default: on)\n"
+    "  --balloon [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]\n"
+    "                           a memory balloon: what the guest does not use goes back to the "
+    "host\n"
     "  --gdb tcp:ADDRESS:PORT|unix:PATH[,wait]\n"
     "                           serve a debugger; with wait nothing runs before it says so\n"
     "  --trace LIST             exits,pio,mmio,irq,msr,virtio,pci,boot,vcpu,gdb,translator\n"
@@ -334,6 +339,12 @@ static int parse_verify(struct run_options *o, const char *arg, struct err *err)
     return 0;
 }
 
+static int parse_balloon(struct run_options *o, const char *arg, struct err *err) {
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    return text ? balloon_option_parse(&o->balloon, text, err)
+                : ERR_SET(err, ERR_NOMEM, "out of memory");
+}
+
 static int parse_one(struct run_options *o, int id, const char *arg, struct err *err) {
     switch (id) {
     case OPT_ENGINE:
@@ -391,6 +402,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_on_off(&o->rng, "rng", arg, err);
     case OPT_FENCE:
         return parse_on_off(&o->fence, "fence", arg, err);
+    case OPT_BALLOON:
+        return parse_balloon(o, arg, err);
     case OPT_STATS:
         o->stats = true;
         return 0;

@@ -3,7 +3,7 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
-        --virtio-console --debugcon --transport --rng --gdb --trace --test-devices --config --quiet --stats --perf-map --translator
+        --virtio-console --debugcon --transport --rng --balloon --gdb --trace --test-devices --config --quiet --stats --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -38,6 +38,7 @@ _sosia() {
         mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
     --rng | --translator) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
+    --balloon) mapfile -t COMPREPLY < <(compgen -W "on reporting target= deflate-on-oom stats= hinting" -- "$cur") ;;
     --gdb) mapfile -t COMPREPLY < <(compgen -W "tcp:127.0.0.1:1234 unix:" -- "$cur") ;;
     --trace) mapfile -t COMPREPLY < <(compgen -W "exits pio mmio irq msr virtio pci boot vcpu gdb translator all" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur") ;;

@@ -11,6 +11,7 @@
 #include "core/dev/token_bucket.h"
 #include "core/if/backend.h"
 #include "core/if/engine.h"
+#include "core/virtio/balloon.h"
 
 struct cpuid_policy; /* core/cpu/cpuid.h */
 
@@ -49,6 +50,12 @@ struct net_config {
     enum device_transport transport;
 };
 
+/* Memory balloon; see core/virtio/balloon.h for the fields. */
+struct balloon_config {
+    bool present;
+    struct balloon_opts opts;
+};
+
 /* A further file for the kernel: Multiboot and PVH modules. */
 struct module_config {
     struct blob file;
@@ -74,7 +81,8 @@ struct machine_config {
     u32 disk_count;
     struct net_config net[MACHINE_MAX_NETS];
     u32 net_count;
-    bool rng;          /* virtio-rng */
+    bool rng; /* virtio-rng */
+    struct balloon_config balloon;
     bool test_devices; /* isa-debug-exit, pc-testdev */
 
     enum device_transport transport; /* TRANSPORT_DEFAULT means PCI */

@@ -50,6 +50,17 @@ void pc_net_limit(struct pc *pc, u32 i, const struct rate_limit *rx, const struc
 /* Counters of disk i of the configuration; false: there is none. */
 bool pc_disk_stats(struct pc *pc, u32 i, struct virtio_blk_stats *out);
 
+/*
+ * The memory balloon: as the functions of core/virtio/balloon.h, of this machine's balloon.
+ * -ERR_NOTFOUND: it has none. Any thread, no lock held.
+ */
+int pc_balloon_set_target(struct pc *pc, u32 mib);
+int pc_balloon_stats(struct pc *pc, struct balloon_stats *out);
+int pc_balloon_set_interval(struct pc *pc, u32 seconds);
+int pc_balloon_hinting_start(struct pc *pc, bool acknowledge);
+int pc_balloon_hinting_stop(struct pc *pc);
+int pc_balloon_hinting_get(struct pc *pc, struct balloon_hinting *out);
+
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);
 /* Types Ctrl-Alt-Delete on the keyboard. */

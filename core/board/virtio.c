@@ -145,6 +145,10 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
     if (!rc && cfg->rng) {
         rc = attach(pc, cfg, virtio_rng_create(env, err), TRANSPORT_DEFAULT, "rng", err);
     }
+    if (!rc && cfg->balloon.present) {
+        rc = attach(pc, cfg, virtio_balloon_create(env, &cfg->balloon.opts, err), TRANSPORT_DEFAULT,
+                    "balloon", err);
+    }
     return rc;
 }
 
@@ -192,12 +196,46 @@ int pc_disk_change(struct pc *pc, u32 i, struct block_backend *backend, struct e
 }
 
 bool pc_disk_stats(struct pc *pc, u32 i, struct virtio_blk_stats *out) {
-    for (u32 n = 0; n < pc->virtio_count; n++) {
-        struct virtio_device *vdev = pc->virtio[n];
-        if (vdev->ops->device_id == VIRTIO_ID_BLOCK && i-- == 0) {
-            virtio_blk_get_stats(vdev, out);
-            return true;
-        }
+    struct virtio_device *vdev = find(pc, VIRTIO_ID_BLOCK, i);
+    if (vdev) {
+        virtio_blk_get_stats(vdev, out);
     }
-    return false;
+    return vdev;
+}
+
+static struct virtio_device *balloon_of(struct pc *pc) {
+    return find(pc, VIRTIO_ID_BALLOON, 0);
+}
+
+int pc_balloon_set_target(struct pc *pc, u32 mib) {
+    struct virtio_device *vdev = balloon_of(pc);
+    return vdev ? balloon_set_target(vdev, mib) : -ERR_NOTFOUND;
+}
+
+int pc_balloon_stats(struct pc *pc, struct balloon_stats *out) {
+    struct virtio_device *vdev = balloon_of(pc);
+    if (vdev) {
+        balloon_stats_get(vdev, out);
+    }
+    return vdev ? 0 : -ERR_NOTFOUND;
+}
+
+int pc_balloon_set_interval(struct pc *pc, u32 seconds) {
+    struct virtio_device *vdev = balloon_of(pc);
+    return vdev ? balloon_set_interval(vdev, seconds) : -ERR_NOTFOUND;
+}
+
+int pc_balloon_hinting_start(struct pc *pc, bool acknowledge) {
+    struct virtio_device *vdev = balloon_of(pc);
+    return vdev ? balloon_hinting_start(vdev, acknowledge) : -ERR_NOTFOUND;
+}
+
+int pc_balloon_hinting_stop(struct pc *pc) {
+    struct virtio_device *vdev = balloon_of(pc);
+    return vdev ? balloon_hinting_stop(vdev) : -ERR_NOTFOUND;
+}
+
+int pc_balloon_hinting_get(struct pc *pc, struct balloon_hinting *out) {
+    struct virtio_device *vdev = balloon_of(pc);
+    return vdev ? balloon_hinting_get(vdev, out) : -ERR_NOTFOUND;
 }

@@ -62,6 +62,12 @@ struct host_ops {
 
     int (*ram_alloc)(struct host *host, u64 size, struct host_ram *out);
     void (*ram_free)(struct host *host, struct host_ram *ram);
+    /*
+     * Optional (may be NULL): the memory behind [hva, hva+size) of guest RAM, whole pages, goes back
+     * to the host. The mapping stays: what is read there next is zeros, or for memory that was
+     * loaded from a file what stands there. 0, or -ERR_UNSUPPORTED with nothing changed.
+     */
+    int (*ram_discard)(struct host *host, u8 *hva, u64 size);
     int (*code_alloc)(struct host *host, size_t size, struct host_code *out);
     void (*code_free)(struct host *host, struct host_code *code);
 

@@ -4,6 +4,7 @@
 #include "core/mem/ram.h"
 
 #include "core/base/err.h"
+#include "core/if/host.h"
 
 int ram_add(struct ram *ram, u64 gpa, u64 size, u8 *hva, u32 flags) {
     if (!size || (gpa & PAGE_MASK) || (size & PAGE_MASK) || gpa + size < gpa) {
@@ -78,6 +79,19 @@ void ram_written(struct ram *ram, u64 gpa, u64 size) {
     if (ram->written) {
         ram->written(ram->written_ctx, gpa, size);
     }
+}
+
+int ram_discard(struct ram *ram, struct host *host, u64 gpa, u64 size) {
+    const struct ram_slot *slot = ram_find(ram, gpa);
+    u8 *p = size ? ram_ptr(ram, gpa, size) : NULL;
+    if (!p || ((gpa | size) & PAGE_MASK) || (slot->flags & RAM_READONLY)) {
+        return -ERR_FAULT;
+    }
+    int rc = host->ops->ram_discard ? host->ops->ram_discard(host, p, size) : -ERR_UNSUPPORTED;
+    if (!rc) {
+        ram_written(ram, gpa, size);
+    }
+    return rc;
 }
 
 u64 ram_page_index(const struct ram *ram, u64 gpa) {

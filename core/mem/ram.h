@@ -14,6 +14,8 @@ enum { RAM_SLOTS_MAX = 8 };
 
 #define RAM_READONLY BIT(0) /* the guest cannot write it (firmware) */
 
+struct host;
+
 struct ram_slot {
     u64 gpa;
     u64 size; /* bytes, multiple of 4096 */
@@ -48,6 +50,13 @@ int ram_write(struct ram *ram, u64 gpa, const void *buf, u64 size);
 
 /* After a device wrote through ram_ptr: dirty log and code caches. */
 void ram_written(struct ram *ram, u64 gpa, u64 size);
+
+/*
+ * Gives the memory behind [gpa, gpa+size) back to the host: whole pages of one slot that is not
+ * read-only. Their content changes as if a device had written it, and engines are told so.
+ * 0, -ERR_FAULT (not such pages), -ERR_UNSUPPORTED (the host cannot; nothing changed).
+ */
+int ram_discard(struct ram *ram, struct host *host, u64 gpa, u64 size);
 
 /* Pages of all slots numbered from 0 in slot order; UINT64_MAX when gpa is not RAM. */
 u64 ram_page_index(const struct ram *ram, u64 gpa);

@@ -487,6 +487,8 @@ static u32 class_code(u16 device_id) {
         return 0x010000; /* SCSI controller, as drivers have always seen it */
     case VIRTIO_ID_CONSOLE:
         return 0x078000; /* other communication controller */
+    case VIRTIO_ID_VSOCK:
+        return 0x078000;
     default:
         return 0x00ff00;
     }

@@ -68,6 +68,12 @@ static void fake_pages_free(struct host *host, void *ptr, size_t size) {
     linux_pages_free(host, ptr, size);
 }
 
+static int fake_ram_discard(struct host *host, u8 *hva, u64 size) {
+    fake_of(host)->discarded += size;
+    memset(hva, 0, size);
+    return 0;
+}
+
 static u64 fake_now(struct host *host) {
     return __atomic_load_n(&fake_of(host)->now, __ATOMIC_RELAXED);
 }
@@ -174,6 +180,7 @@ static const struct host_ops fake_ops = {
     .pages_free = fake_pages_free,
     .ram_alloc = linux_ram_alloc,
     .ram_free = linux_ram_free,
+    .ram_discard = fake_ram_discard,
     .code_alloc = linux_code_alloc,
     .code_free = linux_code_free,
     .now = fake_now,

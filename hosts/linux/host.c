@@ -45,6 +45,7 @@ static const struct host_ops linux_ops = {
     .pages_free = linux_pages_free,
     .ram_alloc = linux_ram_alloc,
     .ram_free = linux_ram_free,
+    .ram_discard = linux_ram_discard,
     .code_alloc = linux_code_alloc,
     .code_free = linux_code_free,
     .now = linux_now,

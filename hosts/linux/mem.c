@@ -87,6 +87,16 @@ void linux_ram_free(struct host *host, struct host_ram *ram) {
     *ram = (struct host_ram){.fd = -1};
 }
 
+/* Shared memory: a hole in its file, which every mapping of it sees. Private memory (of a machine
+ * that was restored) takes no MADV_REMOVE; there the copies that were made are dropped. */
+int linux_ram_discard(struct host *host, u8 *hva, u64 size) {
+    (void)host;
+    if (!madvise(hva, size, MADV_REMOVE) || !madvise(hva, size, MADV_DONTNEED)) {
+        return 0;
+    }
+    return -ERR_UNSUPPORTED;
+}
+
 /* Shared anonymous memory twice: perf takes names for it from /tmp/perf-PID.map, which it does not
  * for a memfd. An old size of 0 makes mremap map the same memory once more. */
 int linux_code_alloc(struct host *host, size_t size, struct host_code *out) {

@@ -287,6 +287,19 @@ static void test_entropy_and_others(void **state) {
     bad("\"planet\": {}", "unknown field `planet`, expected one of `balloon`");
 }
 
+static void test_balloon(void **state) {
+    (void)state;
+    good("\"balloon\": {\"amount_mib\": 64, \"deflate_on_oom\": true, "
+         "\"stats_polling_interval_s\": 3, \"free_page_reporting\": true}");
+    assert_true(o.balloon.present && o.balloon.opts.deflate_on_oom && o.balloon.opts.reporting);
+    assert_false(o.balloon.opts.hinting);
+    assert_int_equal(o.balloon.opts.target_mib, 64);
+    assert_int_equal(o.balloon.opts.stats_seconds, 3);
+    good("\"balloon\": null");
+    assert_false(o.balloon.present);
+    bad("\"balloon\": {\"helium\": 1}", "unknown field `helium`");
+}
+
 static void test_not_json(void **state) {
     (void)state;
     bad_text("", "line");
@@ -342,6 +355,7 @@ int main(void) {
         T(test_too_many),
         T(test_network),
         T(test_entropy_and_others),
+        T(test_balloon),
         T(test_not_json),
         T(test_long_arguments),
         T(test_large_file),

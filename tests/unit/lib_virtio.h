@@ -9,6 +9,7 @@
 
 #include "core/dev/pcihost.h"
 #include "core/irq/irqchip.h"
+#include "core/virtio/balloon.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/console.h"
 #include "core/virtio/net.h"

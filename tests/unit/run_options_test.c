@@ -332,6 +332,24 @@ static void test_config_and_options(void **state) {
     assert_non_null(strstr(err.text, "is a directory"));
 }
 
+static void test_balloon(void **state) {
+    (void)state;
+    GOOD("--balloon", "on", NULL);
+    assert_true(o.balloon.present);
+    assert_int_equal(o.balloon.opts.target_mib, 0);
+    GOOD("--balloon", "target=1G,deflate-on-oom,stats=5,reporting,hinting=off", NULL);
+    assert_int_equal(o.balloon.opts.target_mib, 1024);
+    assert_int_equal(o.balloon.opts.stats_seconds, 5);
+    assert_true(o.balloon.opts.deflate_on_oom && o.balloon.opts.reporting);
+    assert_false(o.balloon.opts.hinting);
+    BAD("--balloon: target=12K", "--balloon", "target=12K", NULL);
+    BAD("--balloon: target=", "--balloon", "target", NULL);
+    BAD("--balloon: stats=65536", "--balloon", "stats=65536", NULL);
+    BAD("--balloon: unknown option 'up'", "--balloon", "up", NULL);
+    BAD("--balloon: unknown option ''", "--balloon", "on,", NULL);
+    BAD("--balloon: reporting=maybe", "--balloon", "reporting=maybe", NULL);
+}
+
 #define T(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(void) {
@@ -339,7 +357,7 @@ int main(void) {
         T(test_defaults),           T(test_plain_options), T(test_nets),     T(test_sizes),
         T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
         T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
-        T(test_config_and_options),
+        T(test_config_and_options), T(test_balloon),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The smaller devices' options of `sosia run`: --balloon. */
+#ifndef CMD_DEVICES_H
+#define CMD_DEVICES_H
+
+#include "core/base/err.h"
+#include "core/board/config.h"
+
+/* "target=64M,deflate-on-oom,stats=5,reporting,hinting", or "on". text is cut in pieces. */
+int balloon_option_parse(struct balloon_config *b, char *text, struct err *err);
+
+#endif
