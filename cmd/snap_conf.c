@@ -48,6 +48,12 @@ static const struct field run_fields[] = {
     R("mmio", BOOL, mmio, 0),
     R("mmio-cmdline", BOOL, mmio_cmdline, 0),
     R("rng", BOOL, rng, 0),
+    R("balloon", BOOL, balloon.present, 0),
+    R("balloon-target", UINT32, balloon.opts.target_mib, MACHINE_MAX_MEMORY / MIB),
+    R("balloon-deflate-on-oom", BOOL, balloon.opts.deflate_on_oom, 0),
+    R("balloon-stats", UINT32, balloon.opts.stats_seconds, BALLOON_STATS_INTERVAL_MAX),
+    R("balloon-reporting", BOOL, balloon.opts.reporting, 0),
+    R("balloon-hinting", BOOL, balloon.opts.hinting, 0),
     R("test-devices", BOOL, test_devices, 0),
 };
 

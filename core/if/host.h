@@ -63,8 +63,8 @@ struct host_ops {
     int (*ram_alloc)(struct host *host, u64 size, struct host_ram *out);
     void (*ram_free)(struct host *host, struct host_ram *ram);
     /*
-     * Optional (may be NULL): the memory behind [hva, hva+size) of guest RAM, whole pages, goes back
-     * to the host. The mapping stays: what is read there next is zeros, or for memory that was
+     * Optional (may be NULL): the memory behind [hva, hva+size) of guest RAM, whole pages, goes
+     * back to the host. The mapping stays: what is read there next is zeros, or for memory that was
      * loaded from a file what stands there. 0, or -ERR_UNSUPPORTED with nothing changed.
      */
     int (*ram_discard)(struct host *host, u8 *hva, u64 size);
