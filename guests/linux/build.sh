@@ -24,10 +24,13 @@ for meta in "${@:-cloud-amd64}"; do
     fi
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root" "$(arch_of "$meta")"
-    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net
+    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net button evdev
     mkdir -p "$root/etc/udhcpc"
     cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
     cp guests/linux/init "$root/init"
+    mkdir -p "$root/etc/acpi/PWRF"
+    printf '#!/bin/sh\nsync\npoweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
+    chmod 755 "$root/etc/acpi/PWRF/00000080"
     chmod 755 "$root/init" "$root" "$root/etc/udhcpc/default.script"
     pack_initramfs "$root" "$out/initrd.img"
     rm -rf "$root"
