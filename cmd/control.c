@@ -401,12 +401,11 @@ int control_create(struct linux_host *lh, struct registration *reg, struct contr
         free(c);
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
-    if (listen(registry_socket(reg), 16) ||
-        linux_fd_watch(lh, registry_socket(reg), on_connect, c)) {
+    c->fd = registry_socket(reg);
+    if (listen(c->fd, 16) || linux_fd_watch(lh, c->fd, on_connect, c)) {
         control_destroy(c);
         return ERR_SET(err, ERR_IO, "control socket: %s", strerror(errno));
     }
-    c->fd = registry_socket(reg);
     *out = c;
     return 0;
 }
