@@ -20,6 +20,8 @@ static struct sm *m;
 static struct native_state *native;
 static u64 seed = 0x1234567;
 static u32 failures, failed_form;
+static u8 bits = 64;   /* of the code that is made */
+static bool overrides; /* with segment prefixes */
 
 static u64 rnd(void) {
     return native_random(&seed);
@@ -100,6 +102,13 @@ static const char *const forms[] = {
     "f3-0fbd%r", "0f38f0%r", "0f38f1%r", "f2-0f38f0%r", "f2-0f38f1%r", "66-0f38f6%r", "f3-0f38f6%r",
 };
 
+/* Of 32-bit code only. */
+static const char *const forms_32[] = {
+    "40",   "41",   "44",   "45", "48", "4b", "4c", "4f",     "a0%p", "a1%p",
+    "a2%p", "a3%p", "60",   "61", "27", "2f", "37", "3f",     "d4%b", "d5%b",
+    "06",   "1e",   "0fa0", "9c", "58", "5d", "51", "82%r%b",
+};
+
 static u8 hex_byte(const char *p) {
     u32 hi = (u32)(p[0] <= '9' ? p[0] - '0' : p[0] - 'a' + 10);
     u32 lo = (u32)(p[1] <= '9' ? p[1] - '0' : p[1] - 'a' + 10);
@@ -127,7 +136,11 @@ static void put_modrm(u8 *code, u32 *n, int reg) {
 /* Writes a random instruction of the form; returns its length, 0: try again. */
 static u32 generate(const char *form, u8 *code, struct insn *insn) {
     u32 n = 0;
-    bool opsize = below(4) == 0, wide = below(3) == 0;
+    bool opsize = below(4) == 0, wide = bits == 64 && below(3) == 0;
+    static const u8 segment[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
+    if (overrides && below(16) == 0) {
+        code[n++] = segment[below(sizeof(segment))];
+    }
     if (below(12) == 0) {
         code[n++] = 0x67;
     }
@@ -141,7 +154,7 @@ static u32 generate(const char *form, u8 *code, struct insn *insn) {
         code[n++] = hex_byte(form);
         form += 3;
     }
-    if (wide || below(2)) {
+    if (wide || (bits == 64 && below(2))) {
         code[n++] = (u8)(0x40 | (wide ? 8 : 0) | below(8));
     }
     while (*form) {
@@ -153,12 +166,15 @@ static u32 generate(const char *form, u8 *code, struct insn *insn) {
         char what = form[1];
         form += 2;
         u64 imm = below(3) ? rnd() : below(16);
-        u32 size = what == 'b' ? 1 : what == 'w' ? 2 : opsize && !wide ? 2 : 4;
+        u32 size = what == 'b' ? 1 : what == 'w' ? 2 : what == 'p' || !opsize || wide ? 4 : 2;
         if (what == 'q') {
             size = wide ? 8 : size;
         }
         if (what == 'w') {
             imm &= 0x1ff;
+        }
+        if (what == 'p') {
+            imm = NATIVE_RAM + below(RAM_BYTES);
         }
         if (what == 'r') {
             int reg = *form >= '0' && *form <= '7' ? *form++ - '0' : -1;
@@ -168,7 +184,7 @@ static u32 generate(const char *form, u8 *code, struct insn *insn) {
             n += size;
         }
     }
-    return n <= 15 && insn_decode(insn, code, n, 64) == DECODE_OK && insn->len == n ? n : 0;
+    return n <= 15 && insn_decode(insn, code, n, bits) == DECODE_OK && insn->len == n ? n : 0;
 }
 
 static u64 pointer(void) { /* somewhere in the RAM, sometimes at its end */
@@ -395,6 +411,11 @@ static u32 programs = 20000; /* --programs COUNT SEED */
 
 /* mov reg, value: memory operands reach the RAM whatever the instructions before have done */
 static u32 put_mov(u8 *code, u8 reg, u64 v) {
+    if (bits == 32) {
+        code[0] = (u8)(0xb8 | reg);
+        memcpy(code + 1, &v, 4);
+        return 5;
+    }
     code[0] = (u8)(0x48 | reg >> 3);
     code[1] = (u8)(0xb8 | (reg & 7));
     memcpy(code + 2, &v, 8);
@@ -405,7 +426,10 @@ static u32 put_random(u8 *code, u64 rip) {
     u8 one[64];
     struct insn insn;
     u64 gpr[16] = {0};
-    u32 n = generate(forms[below(ARRAY_LEN(forms))], one, &insn), len = 0;
+    bool only_32 = bits == 32 && below(6) == 0;
+    const char *form =
+        only_32 ? forms_32[below(ARRAY_LEN(forms_32))] : forms[below(ARRAY_LEN(forms))];
+    u32 n = generate(form, one, &insn), len = 0;
     const struct insn_mem *mem = &insn.mem;
     if (!n || (insn.cpuid & ~m->policy.features) || (insn.flags & INSN_BRANCH) ||
         mem->base == MEM_RIP) {
@@ -459,7 +483,16 @@ static void run_program(struct sm *on, const u8 *code, u32 n, const u8 *ram, str
     m->s.rip = (native_rip() & ~4095ull) + 64;
     m->s.rflags = native->flags & ~FLAG_IF;
     m->s.seg[SEG_CS] = (struct segment){.sel = SEL_CS64, .limit = 0xffffffff, .attr = 0xa09b};
+    if (bits == 32) {
+        m->s.seg[SEG_CS] = (struct segment){.sel = SEL_CS32, .limit = 0xffffffff, .attr = 0xc09b};
+    }
     m->s.seg[SEG_SS] = (struct segment){.sel = SEL_DS, .limit = 0xffffffff, .attr = 0xc093};
+    m->s.seg[SEG_ES] = m->s.seg[SEG_DS] = m->s.seg[SEG_SS];
+    /* half of the RAM, and from 16 bytes further on, with all of it or without */
+    m->s.seg[SEG_FS] =
+        (struct segment){.sel = SEL_DS, .limit = NATIVE_RAM + 0x1fff, .attr = 0xc093};
+    m->s.seg[SEG_GS] =
+        (struct segment){.sel = SEL_DS, .base = 16, .limit = 0xffffffff, .attr = 0xc093};
     m->s.cr2 = 0;
     sm_run(m);
     out->s = m->s;
@@ -476,12 +509,13 @@ static void renew_machine(struct sm *on) {
     m = keep;
 }
 
-static void test_programs(void **state) {
+static void compare_programs(u8 mode) {
     static struct outcome want, got;
     static u8 ram[RAM_BYTES], code[PROGRAM_BYTES + 64];
     u32 faults = 0;
-    (void)state;
     setenv("SOSIA_TEST_TRANSLATOR", "1", 0);
+    bits = mode;
+    overrides = true;
     struct sm *first = m, *second = sm_create();
     renew_machine(second);
     for (u32 k = 0; k < programs; k++) {
@@ -507,7 +541,7 @@ static void test_programs(void **state) {
             for (u32 at = 0; at < n;) {
                 char text[128];
                 struct insn insn;
-                insn_decode(&insn, code + at, n - at, 64);
+                insn_decode(&insn, code + at, n - at, bits);
                 insn_format(&insn, 64 + at, text, sizeof(text));
                 print_error("  %s\n", text);
                 at += MAX(insn.len, 1u);
@@ -522,7 +556,20 @@ static void test_programs(void **state) {
         }
     }
     sm_destroy(second);
+    bits = 64;
+    overrides = false;
     print_message("%u programs, %u ended by a fault\n", programs, faults);
+}
+
+static void test_programs(void **state) {
+    (void)state;
+    compare_programs(64);
+}
+
+/* In compatibility mode, where the upper halves of registers can have something in them. */
+static void test_programs_32(void **state) {
+    (void)state;
+    compare_programs(32);
 }
 
 /* --- rate --------------------------------------------------------------------------------------
@@ -573,6 +620,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(test_forms, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_jumps, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_programs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_programs_32, set_up, tear_down),
     };
     if (argc > 1 && strcmp(argv[1], "--rate") == 0) {
         return rate();
@@ -589,7 +637,7 @@ int main(int argc, char **argv) {
     }
     native_signals_keep();
     if (only_programs) {
-        cmocka_set_test_filter("test_programs");
+        cmocka_set_test_filter("test_programs*");
     }
     int r = cmocka_run_group_tests(tests, NULL, NULL);
     native_teardown();
