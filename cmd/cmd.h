@@ -93,6 +93,7 @@ void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* The verbs. Each returns the exit status of the process. */
 int cmd_run(int argc, char **argv);
+int cmd_jail(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_api(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);

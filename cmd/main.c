@@ -19,6 +19,7 @@ static int cmd_help(int argc, char **argv);
 static const struct verb verbs[] = {
     {"run", cmd_run, "run a virtual machine"},
     {"api", cmd_api, "serve Firecracker's API for one machine"},
+    {"jail", cmd_jail, "run the API server as another user in a folder of its own"},
     {"verify", cmd_verify, "run a machine, translated code in lock-step with the interpreter"},
     {"snapshot", cmd_snapshot, "save a running machine to files, and look at such files"},
     {"restore", cmd_restore, "run the machine of a snapshot"},
@@ -79,10 +80,10 @@ static bool standard_streams_open(void) {
     return fd >= 0 && close(fd) == 0;
 }
 
-/* Through a link of that name this is a drop-in replacement. */
-static bool is_firecracker(const char *program) {
+/* Through a link of such a name this is a drop-in replacement. */
+static bool called(const char *program, const char *name) {
     const char *slash = strrchr(program, '/');
-    return !strcmp(slash ? slash + 1 : program, "firecracker");
+    return !strcmp(slash ? slash + 1 : program, name);
 }
 
 int main(int argc, char **argv) {
@@ -92,8 +93,11 @@ int main(int argc, char **argv) {
     linux_inherited_note();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of the write */
-    if (argc && is_firecracker(argv[0])) {
+    if (argc && called(argv[0], "firecracker")) {
         return cmd_api(argc, argv);
+    }
+    if (argc && called(argv[0], "jailer")) {
+        return cmd_jail(argc, argv);
     }
     if (argc < 2) {
         usage(stderr);

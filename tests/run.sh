@@ -57,7 +57,7 @@ stage_decoder() { stage decoder 300 make -s decode-zydis; }
 stage_conform() { stage conform 300 make -s -j"$JOBS" conform; }
 stage_guests() { stage guests 600 sh -c "guests/linux/build.sh cloud-amd64 amd64 rt-amd64 686-pae && guests/memtest/build.sh && guests/others/build.sh"; }
 # gdb plays an intruder in the monitor: about 30 seconds.
-stage_fence() { stage fence 200 tests/fence/run.py; }
+stage_fence() { stage fence 200 tests/fence/run.sh; }
 stage_cli() { stage cli 300 tests/cli/run.sh; }
 stage_storage() { stage storage 700 make -s -j"$JOBS" storage-test; }
 stage_sensitivity() { stage sensitivity 500 tests/sensitivity/run.sh; }

@@ -89,6 +89,8 @@ int linux_fence_path(struct linux_host *lh, const char *path, u32 rights);
 int linux_fence_folder_of(struct linux_host *lh, const char *path, u32 rights);
 /* Gives everything else away, for all threads and for good. -ERR_UNSUPPORTED: the kernel cannot. */
 int linux_fence(struct linux_host *lh, struct err *err);
+/* Loads the libraries that are opened by name later: behind a chroot there are none. */
+void linux_preload(void);
 /* At the start of main and before the fence: descriptors that the process was started with. */
 void linux_inherited_note(void);
 void linux_inherited_close(void);

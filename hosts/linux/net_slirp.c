@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "hosts/linux/linux.h"
 #include "hosts/linux/net_user.h"
 
 int slirp_lib_load(struct slirp_lib *lib, struct err *err) {
@@ -24,4 +25,8 @@ int slirp_lib_load(struct slirp_lib *lib, struct err *err) {
     }
     memcpy(lib, fn, sizeof(fn));
     return 0;
+}
+
+void linux_preload(void) {
+    (void)dlopen("libslirp.so.0", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""usage: tests/fence/run.py
+"""usage: tests/fence/intruder.py
 
 Plays an intruder: starts machines, stops them in gdb and makes system calls from inside the monitor,
 on its event thread and on a vCPU's, as code would that a guest got in. What the fence refuses fails
