@@ -3,11 +3,11 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
-        --virtio-console --debugcon --transport --rng --balloon --gdb --trace --test-devices --config --quiet --stats --perf-map --translator
+        --virtio-console --debugcon --transport --rng --balloon --gdb --trace --test-devices --config --quiet --fence --stats --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run api jail image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
