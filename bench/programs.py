@@ -26,7 +26,7 @@ ROOT = "build/guests/userland/root"
 PROGS = "build/bench/progs"
 TWELVE = ["openssl", "xz", "zstd", "python", "sqlite", "gcc", "forkexec", "pipes", "matrix", "getppid",
           "memcpy", "chase"]
-MORE = ["boot", "fault", "signal", "pingpong", "fork", "avxdot", "movsb", "gcc2"]
+MORE = ["boot", "fault", "signal", "pingpong", "fork", "avxdot", "movsb", "gcc40", "gcc2"]
 CMDLINE = "console=ttyS0 quiet mitigations=off panic=-1"
 BOOT_CMDLINE = CMDLINE + " sosia.nomodules sosia.run=true"
 LIMIT = 900

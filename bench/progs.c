@@ -372,6 +372,7 @@ static const struct row rows[] = {
     {"fork", forks, {NULL}},
     {"avxdot", dots, {NULL}},
     {"movsb", movsb, {NULL}},
+    {"gcc40", NULL, SH(GCC "/tmp/40.s /tmp/40.c; cat /tmp/40.s")},
     {"gcc2", NULL,
      SH(GCC "/tmp/1.s /tmp/half1.c & " GCC "/tmp/2.s /tmp/half2.c; wait; cat /tmp/1.s /tmp/2.s")},
 };
@@ -380,6 +381,7 @@ static void prepare(void) {
     make_text("/tmp/text", 3 * MIB);
     make_bytes("/tmp/bytes", 32 * MIB);
     make_source("/tmp/all.c", 0, 300);
+    make_source("/tmp/40.c", 0, 40);
     make_source("/tmp/half1.c", 0, 75);
     make_source("/tmp/half2.c", 75, 150);
     make_sql("/tmp/sql");

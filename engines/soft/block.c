@@ -16,7 +16,9 @@
 #include "engines/soft/tr.h"
 
 enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
+#ifndef ARENA_SIZE
 #define ARENA_SIZE (24 * MIB)
+#endif
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
      BLOCK_MAX * sizeof(struct insn) + 256)
@@ -226,11 +228,19 @@ const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *
     return copy;
 }
 
+struct unaligned {
+    u64 word;
+} __attribute__((packed, may_alias));
+
 /* Copies out of guest RAM, which may be changing. */
 __attribute__((no_sanitize_thread)) static void copy_code(u8 *dst, const u8 *src, u32 n) {
-    const volatile u8 *from = src;
-    for (u32 i = 0; i < n; i++) {
-        dst[i] = from[i];
+    u32 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        u64 word = ((const volatile struct unaligned *)(const volatile void *)(src + i))->word;
+        memcpy(dst + i, &word, 8);
+    }
+    for (; i < n; i++) {
+        dst[i] = ((const volatile u8 *)src)[i];
     }
 }
 
