@@ -7,8 +7,8 @@
 #include "cmd/machine.h"
 #include "cmd/stats.h"
 
-/* Resident memory that is neither guest RAM (shared memory) nor shared with other processes' files.
- */
+/* Resident memory that is neither guest RAM and code caches (shared memory) nor shared with other
+ * processes' files. */
 static u64 own_memory_kib(int status_fd) {
     char text[4096] = "";
     unsigned long long kib = 0;
@@ -45,6 +45,7 @@ void machine_print_stats(struct machine *m) {
         sum.exits += s.exits;
         sum.interrupts += s.interrupts;
         sum.exceptions += s.exceptions;
+        sum.tr.code_bytes += s.tr.code_bytes;
     }
     complain(
         "stats: %.3f s, %llu instructions (%.1f M/s), %llu exits, %llu interrupts, %llu exceptions",
@@ -57,6 +58,6 @@ void machine_print_stats(struct machine *m) {
         complain("stats: %s", line);
     }
     complain("stats: ready to run %.3f ms after the start of the command", m->ready_ms);
-    complain("stats: %llu KiB of memory beside guest RAM",
-             (unsigned long long)own_memory_kib(m->status_fd));
+    complain("stats: %llu KiB of memory beside guest RAM, code caches included",
+             (unsigned long long)(own_memory_kib(m->status_fd) + sum.tr.code_bytes / KIB));
 }

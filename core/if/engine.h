@@ -159,6 +159,7 @@ struct engine_stats {
         u64 flushed_remap, flushed_slots; /* everything forgotten: RAM or features changed; too many
                                              pages of code */
         u64 evictions;                    /* regions of the cache emptied to make room */
+        u64 code_bytes;                   /* of the code cache, touched so far */
         struct {
             u16 id; /* enum insn_id */
             u64 count;

@@ -17,7 +17,7 @@
 
 enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 #ifndef ARENA_SIZE
-#define ARENA_SIZE (24 * MIB)
+#define ARENA_SIZE (8 * MIB)
 #endif
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \

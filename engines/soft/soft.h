@@ -162,7 +162,7 @@ struct soft_vcpu {
     u64 tr_purge_page; /* for SOFT_REQ_CODE, as purge_page: atomic */
     struct tr_jump {   /* indirect jumps: rip -> generated code (tr_jump_of) */
         u64 rip, host;
-    } tr_jump[1 << 14] ALIGNED(32);
+    } tr_jump[1 << 15] ALIGNED(32);
     u64 *tr_seen;    /* tr_page.c: of the present address space */
     u8 tr_turns[16]; /* lock-step: the trace entered n-th stores byte n to the request word */
 

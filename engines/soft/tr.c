@@ -21,8 +21,8 @@
 #include "engines/soft/verify.h"
 
 enum {
-    HEAT = 64,
-    CACHE_MIB = 16,
+    HEAT = 16,
+    CACHE_MIB = 24,
     CACHE_MIB_MAX = 512,
 };
 
@@ -377,6 +377,21 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
     return n;
 }
 
+/* The translation of the code at rip by its place alone, without a decoded block; NULL: there may
+ * be none. Raises what fetching does. */
+static struct tr_block *find_place(struct soft_vcpu *c, u64 rip) {
+    u64 phys;
+    if (c->mode != 64 || (u64)((s64)(rip << 16) >> 16) != rip) {
+        return NULL;
+    }
+    c->block = NULL;
+    c->block_rip = rip;
+    c->uop = &c->cache->fetch;
+    soft_tlb_get(c, rip, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
+    u64 gpa = (phys & ~PAGE_MASK) | (rip & PAGE_MASK);
+    return phys & PHYS_MMIO ? NULL : tr_cache_find(c->tr, gpa, c->mode_key, rip, 0);
+}
+
 /* The translation of b at rip; NULL: interpret it. */
 static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
@@ -662,13 +677,16 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         exit = 0;
     }
     u64 rip = c->next_rip;
-    struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
-    struct tr_block *n = able && !t->force ? find(c, b, rip) : NULL;
+    struct tr_block *n = able && !t->force ? find_place(c, rip) : NULL;
     if (!n) {
-        if (!(c->leave & SOFT_LEAVE_EXIT)) {
-            interpret(c, b, able);
+        struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
+        n = able && !t->force ? find(c, b, rip) : NULL;
+        if (!n) {
+            if (!(c->leave & SOFT_LEAVE_EXIT)) {
+                interpret(c, b, able);
+            }
+            return 0;
         }
-        return 0;
     }
     connect(c, exit, n);
     return enter(c, t->code.rx + n->entry[ENTRY_M]);
@@ -692,6 +710,7 @@ void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats) {
         return;
     }
     *stats = t->stats;
+    stats->code_bytes = tr_cache_touched(t);
     for (u32 id = 0; id < INSN_COUNT; id++) {
         u64 count = t->step_count[id];
         for (u32 k = 0; k < ARRAY_LEN(stats->step_top); k++) {

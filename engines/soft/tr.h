@@ -226,7 +226,7 @@ struct soft_tr {
     bool host_avx, host_bmi2;
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
-    u32 hash[1 << 15];   /* by guest-physical address and key; index of the block + 1 */
+    u32 hash[1 << 16];   /* by guest-physical address and key; index of the block + 1 */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
@@ -337,6 +337,7 @@ void tr_cache_forget(struct soft_vcpu *c); /* everything */
  * somebody remembers may be others' afterwards. */
 bool tr_cache_room(const struct soft_tr *t);
 void tr_cache_make_room(struct soft_vcpu *c);
+u64 tr_cache_touched(const struct soft_tr *t); /* bytes of code memory that were ever used */
 /* The live translation of the code at gpa, made under key, that runs at rip; second_gpa: the page
  * in which its first instruction ends, 0: the same. */
 struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa);

@@ -136,6 +136,17 @@ void tr_cache_forget(struct soft_vcpu *c) {
     tr_pages_forget(c);
 }
 
+u64 tr_cache_touched(const struct soft_tr *t) {
+    u64 bytes = 0;
+    for (u32 n = 0; n < TR_REGIONS; n++) {
+        u32 begin = n ? region_begin(t, n).code : 0, end = region_begin(t, n + 1).code;
+        if (t->filled >> n & 1) {
+            bytes += (n == t->region && !t->stats.evictions ? t->used : end) - begin;
+        }
+    }
+    return bytes;
+}
+
 /* --- one region away -----------------------------------------------------------------------------
  */
 
