@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "cmd/api_server.h"
+#include "cmd/snap_file.h"
 
 /* src/vmm/src/lib.rs, FcExitCode */
 enum { FC_OK = 0, FC_GENERIC = 1, FC_BAD_CONFIG = 152, FC_BAD_ARGUMENTS = 153 };
@@ -163,14 +164,21 @@ static int take_id(struct args *a, const char *arg) {
 }
 
 /* Options that print something and end. The negative of the exit status minus one. */
-static int print_and_end(int id) {
+static int print_and_end(int id, const char *arg) {
+    struct snap_file file;
+    struct err err = {0};
     if (id == OPT_HELP) {
         fputs(help_text, stdout);
     } else if (id == OPT_VERSION) {
         puts("Firecracker v" API_FIRECRACKER_VERSION "\n\nSosia " SOSIA_VERSION);
-    } else {
-        complain("snapshots are not offered yet");
+    } else if (id == OPT_DESCRIBE && snap_file_load(arg, &file, &err)) {
+        complain("%s", err.text);
         return -1 - FC_GENERIC;
+    } else {
+        printf("v%d.0.0\n", SNAP_VERSION);
+    }
+    if (id == OPT_DESCRIBE) {
+        snap_file_free(&file);
     }
     return -1;
 }
@@ -239,7 +247,7 @@ static int take_option(struct process *p, int id, const char *arg) {
     case OPT_SNAPSHOT_VERSION:
     case OPT_DESCRIBE:
     case OPT_HELP:
-        return print_and_end(id);
+        return print_and_end(id, arg);
     default:
         return take_flag(a, id);
     }

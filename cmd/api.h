@@ -98,9 +98,13 @@ int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct a
 int api_patch_net(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_get_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+/* Ends the machine and forgets it; event thread. */
+void api_machine_drop(struct api *a);
+
+/* api_snapshot.c */
 int api_create_snapshot(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_load_snapshot(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
-/* Builds the machine of a->config and lets it run. */
+/* api_vm.c: builds the machine of a->config and lets it run. */
 int api_start(struct api *a, struct api_text *e);
 
 /* The texts of operations at the wrong time. */

@@ -345,3 +345,26 @@ json_t *api_config_dump(const struct api_config *c) {
     }
     return out;
 }
+
+int api_config_restore(struct api_config *c, const char *text, struct api_text *e) {
+    json_t *root = api_parse_any(text, strlen(text), e);
+    int rc = root ? 0 : -ERR_FORMAT;
+    for (u32 i = 0; !rc && i < API_SINGLES; i++) {
+        const json_t *v = json_object_get(root, api_singles[i].name);
+        json_t *copy = v && !json_is_null(v) ? api_check(api_singles[i].schema, v, e) : NULL;
+        if (copy) {
+            json_decref(c->single[i]);
+            c->single[i] = copy;
+        }
+        rc = v && !json_is_null(v) && !copy ? -ERR_FORMAT : 0;
+    }
+    for (u32 i = 0; !rc && i < API_MANIES; i++) {
+        const json_t *list = json_object_get(root, api_manies[i].name);
+        for (size_t k = 0; !rc && k < json_array_size(list) && k < api_manies[i].most; k++) {
+            json_t *copy = api_check(api_manies[i].schema, json_array_get(list, k), e);
+            rc = copy && !json_array_append_new(c->many[i], copy) ? 0 : -ERR_FORMAT;
+        }
+    }
+    json_decref(root);
+    return rc;
+}

@@ -72,6 +72,8 @@ json_t *api_config_find(const struct api_config *c, enum api_many which, const c
                         size_t *index);
 /* A rate limiter of an item: members of patch replace those of the same name. */
 void api_merge_limiter(json_t *item, const char *field, const json_t *patch);
+/* From what api_config_dump gave; c is initialised and has nothing yet. */
+int api_config_restore(struct api_config *c, const char *text, struct api_text *e);
 /* The answer to GET /vm/config. */
 json_t *api_config_dump(const struct api_config *c);
 

@@ -245,13 +245,12 @@ static void add_net(json_t *root, const char *group, const struct virtio_net_sta
     }
 }
 
-static json_t *copy_group(json_t *root, const char *from) {
+static json_t *new_group(const char *name) {
     for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
-        if (!strcmp(groups[i].name, from)) {
+        if (!strcmp(groups[i].name, name)) {
             return empty_group(groups[i].fields);
         }
     }
-    (void)root;
     return NULL;
 }
 
@@ -264,8 +263,41 @@ static void set_nets(const struct api *a, json_t *root) {
         add_net(root, "net", &s);
         if (id) {
             snprintf(name, sizeof(name), "net_%.100s", id);
-            json_object_set_new(root, name, copy_group(root, "net"));
+            json_object_set_new(root, name, new_group("net"));
             add_net(root, name, &s);
+        }
+    }
+}
+
+static void add_block(json_t *root, const char *group, const struct virtio_blk_stats *s) {
+    const struct {
+        const char *name;
+        u64 value;
+    } rows[] = {{"read_count", s->reads},
+                {"write_count", s->writes},
+                {"flush_count", s->flushes},
+                {"read_bytes", s->read_bytes},
+                {"write_bytes", s->write_bytes},
+                {"execute_fails", s->errors},
+                {"queue_event_count", s->reads + s->writes + s->flushes + s->discards}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        json_t *g = json_object_get(root, group);
+        u64 before = (u64)json_integer_value(json_object_get(g, rows[i].name));
+        set(root, group, rows[i].name, before + rows[i].value);
+    }
+}
+
+static void set_blocks(const struct api *a, json_t *root) {
+    struct virtio_blk_stats s;
+    for (u32 i = 0; pc_disk_stats(a->m->pc, i, &s); i++) {
+        const json_t *drive = json_array_get(a->config.many[API_DRIVES], i);
+        const char *id = json_string_value(json_object_get(drive, "drive_id"));
+        char name[128];
+        add_block(root, "block", &s);
+        if (id) {
+            snprintf(name, sizeof(name), "block_%.100s", id);
+            json_object_set_new(root, name, new_group("block"));
+            add_block(root, name, &s);
         }
     }
 }
@@ -285,6 +317,7 @@ json_t *api_metrics_totals(struct api *a) {
     if (a->m && a->m->pc) {
         set_vcpus(a->m, root);
         set_nets(a, root);
+        set_blocks(a, root);
     }
     return root;
 }

@@ -284,6 +284,7 @@ static const struct api_field snapshot_load_fields[] = {
     {"vsock_override", API_OBJECT, .sub = &vsock_override},
     {"clock_realtime", API_BOOL, .preset = "false"},
     {"huge_pages", API_ENUM, .names = huge_pages},
+    {"sosia_check", API_BOOL},
 };
 SCHEMA(api_snapshot_load, "struct LoadSnapshotConfig", snapshot_load_fields);
 

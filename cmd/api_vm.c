@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd/api.h"
+#include "cmd/snapshot.h"
 
 static void options_default(struct run_options *o) {
     *o = (struct run_options){.cpus = 1,
@@ -18,7 +19,7 @@ static void options_default(struct run_options *o) {
                               .translator = {.on = true}};
 }
 
-static void machine_drop(struct api *a) {
+void api_machine_drop(struct api *a) {
     if (a->m) {
         machine_destroy(a->m);
         free(a->m);
@@ -41,6 +42,12 @@ static int machine_make(struct api *a, struct err *err) {
     return rc ? rc : machine_create(a->m, err);
 }
 
+/* Incremental snapshots need to know what was written from the start on. */
+static int track(struct api *a, struct err *err) {
+    const json_t *m = a->config.single[API_MACHINE_CONFIG];
+    return json_is_true(json_object_get(m, "track_dirty_pages")) ? snapshot_track(a->m, err) : 0;
+}
+
 int api_start(struct api *a, struct api_text *e) {
     struct err err = {0};
     if (!a->config.single[API_BOOT_SOURCE]) {
@@ -51,9 +58,10 @@ int api_start(struct api *a, struct api_text *e) {
         return api_refuse(e, "Start microvm error: there is no host to start it on");
     }
     int rc = machine_make(a, &err);
+    rc = rc ? rc : track(a, &err);
     rc = rc ? rc : machine_start(a->m, a->on_stop, a->on_stop_ctx, &err);
     if (rc) {
-        machine_drop(a);
+        api_machine_drop(a);
         return api_refuse(e, "Start microvm error: %.400s", err.text);
     }
     a->state = API_RUNNING;
@@ -71,7 +79,7 @@ int api_init(struct api *a, struct linux_host *lh, const char *id) {
 }
 
 void api_free(struct api *a) {
-    machine_drop(a);
+    api_machine_drop(a);
     api_config_free(&a->config);
     mmds_store_free(&a->mmds);
     api_metrics_close(&a->metrics);
@@ -204,24 +212,4 @@ int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct
     (void)call;
     (void)out;
     return api_refuse(e, "Balloon config error: No balloon device found.");
-}
-
-int api_create_snapshot(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)call;
-    (void)out;
-    if (a->state != API_PAUSED) {
-        return api_refuse(e, "Create snapshot error: Cannot save the microVM state: Operation not "
-                             "allowed: save/restore unavailable while running");
-    }
-    return api_refuse(e, "Create snapshot error: snapshots are not offered yet");
-}
-
-int api_load_snapshot(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)call;
-    (void)out;
-    if (a->boot_path) {
-        return api_refuse(e, "Load snapshot error: Loading a microVM snapshot not allowed after "
-                             "configuring boot-specific resources.");
-    }
-    return api_refuse(e, "Load snapshot error: snapshots are not offered yet");
 }

@@ -43,6 +43,7 @@ struct run_options {
     const char *gdb;
     bool gdb_wait;
     const char *config;
+    const char *api;         /* the machine as the API describes it, for snapshots; or NULL */
     const char *thread_name; /* of vCPUs; NULL: "vcpu" */
     const char *name;        /* of the machine; NULL: derived from its disk or kernel, */
     const char *name_like;   /* or, when not NULL, this one or with a number behind */

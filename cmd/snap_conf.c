@@ -43,6 +43,7 @@ static const struct field run_fields[] = {
     R("serial3", TEXT, serial[2], 0),
     R("serial4", TEXT, serial[3], 0),
     R("name", TEXT, name, 0),
+    R("api", TEXT, api, 0),
     R("translator", BOOL, translator.on, 0),
     R("code-cache", UINT32, translator.cache_mib, 512),
     R("mmio", BOOL, mmio, 0),

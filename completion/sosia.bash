@@ -27,6 +27,20 @@ _sosia() {
         esac
         return
     fi
+    if [ "${COMP_WORDS[1]}" = api ]; then
+        case $prev in
+        --level) mapfile -t COMPREPLY < <(compgen -W "Off Error Warn Info Debug Trace" -- "$cur") ;;
+        --api-sock | --config-file | --metadata | --log-path | --metrics-path | --describe-snapshot)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+        *)
+            mapfile -t COMPREPLY < <(compgen -W "--api-sock --id --config-file --no-api --metadata --log-path --level
+                --module --show-level --show-log-origin --metrics-path --http-api-max-payload-size --mmds-size-limit
+                --enable-pci --quiet --version --snapshot-version --describe-snapshot --help" -- "$cur")
+            ;;
+        esac
+        return
+    fi
     case ${COMP_WORDS[1]} in run | verify) ;; *) return ;; esac
     case $prev in
     --kernel | --initrd | --config | --disk | --module) compopt -o filenames

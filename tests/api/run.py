@@ -1,0 +1,424 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""usage: tests/api/run.py [PATTERN...]
+
+The API from outside: every operation of docs/openapi.yaml, right and wrong, its answers checked against that
+file; HTTP as clients send it; and whole life cycles of a Linux guest. PATTERN selects tests by name. Prints a
+line for each and, last, "api: N passed, N failed".
+"""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+
+sys.path.insert(0, os.path.dirname(__file__))
+import spec as openapi  # noqa: E402
+from client import Failure, Server, end_all, expect, read_reply  # noqa: E402
+
+SOSIA = os.path.abspath(os.environ.get("SOSIA", "build/sosia"))
+KERNEL = os.path.abspath("build/guests/linux-cloud-amd64/vmlinuz")
+VMLINUX = os.path.abspath("build/guests/linux-cloud-amd64/vmlinux")
+INITRD = os.path.abspath("build/tests/api/initrd.img")
+ROOTFS = os.path.abspath("build/tests/api/rootfs.ext4")
+ARGS = "console=ttyS0 quiet reboot=k panic=1 mitigations=off"
+API = [SOSIA, "api", "--quiet"]
+
+BEFORE = "The requested operation is not supported before starting the microVM."
+AFTER = "The requested operation is not supported after starting the microVM."
+JSON_ERROR = "An error occurred when deserializing the json body of a request: "
+
+SPEC = openapi.load("docs/openapi.yaml")
+
+
+# --- every operation ------------------------------------------------------------------------------------
+
+
+def checked(server, path, method, operation, body=None):
+    """Calls it; the answer must be one that the file describes."""
+    status, reply = server.call(method, path, body)
+    responses = SPEC.follow(operation["responses"])
+    described = {**responses, "400": {"$ref": "#/components/responses/Fault"}}
+    expect(str(status) in described, "%s %s: %d is not described: %r" % (method, path, status, reply))
+    response = SPEC.follow(described[str(status)])
+    if "schema" in response:
+        wrong = SPEC.errors(response["schema"], reply)
+        expect(not wrong, "%s %s: %s in %r" % (method, path, wrong, reply))
+    elif status == 204:
+        expect(reply is None, "%s %s: a body with 204" % (method, path))
+    return status, reply
+
+
+def refused(server, method, path, operation, body, fault):
+    status, reply = checked(server, path, method, operation, body)
+    expect(status == 400 and fault in reply["fault_message"],
+           "%s %s %r: %d %r, wanted %r" % (method, path, body, status, reply, fault))
+
+
+def wrong_bodies(server, path, method, operation, schema, ids):
+    """Bodies that the tables refuse, before anybody looks whether the time is right."""
+    refused(server, method, path, operation, None, "Empty %s request." % method)
+    refused(server, method, path, operation, b"{", JSON_ERROR)
+    refused(server, method, path, operation, b"[]", JSON_ERROR + "invalid type: sequence, expected struct ")
+    good = {**SPEC.sample(schema), **ids}
+    refused(server, method, path, operation, {**good, "colour": 1}, JSON_ERROR + "unknown field `colour`")
+    for name in schema.get("required", []):
+        less = {k: v for k, v in good.items() if k != name}
+        refused(server, method, path, operation, less, JSON_ERROR + "missing field `%s`" % name)
+    for name, property_ in schema.get("properties", {}).items():
+        kind = SPEC.follow(property_)
+        if not kind.get("type") or (kind["type"] == "object" and "properties" not in kind) or name == "vcpu_features":
+            continue
+        other = [1] if kind["type"] in ("string", "integer", "boolean", "object") else "x"
+        refused(server, method, path, operation, {**good, name: other}, JSON_ERROR + "invalid type: ")
+        if "enum" in kind:
+            refused(server, method, path, operation, {**good, name: "Nothing"},
+                    JSON_ERROR + "unknown variant `Nothing`, expected")
+        if kind["type"] == "integer" and kind.get("minimum") is not None:
+            refused(server, method, path, operation, {**good, name: -1},
+                    JSON_ERROR + "invalid value: integer `-1`, expected u")
+
+
+def concrete(path):
+    ids = {name: "x1" for name in re.findall(r"{(\w+)}", path)}
+    return re.sub(r"{\w+}", "x1", path), ids
+
+
+def operations_before(tmp):
+    """Before the start: tables, texts, and what is possible only later."""
+    s = Server(API, tmp)
+    for template, method, operation in SPEC.operations():
+        path, ids = concrete(template)
+        schema = SPEC.follow(operation.get("requestBody") or {})
+        if schema.get("type") == "object" and "hinting" not in path:
+            wrong_bodies(s, path, method, operation, schema, ids)
+        body = {**SPEC.sample(schema), **ids} if schema.get("type") else None
+        if path.startswith("/snapshot/load"):
+            body["mem_file_path"] = "x"
+        if path == "/mmds" and method != "GET":
+            body = {}
+        if operation.get("x-when") == "after":
+            refused(s, method, path, operation, body, BEFORE)
+        elif path not in ("/metrics", "/actions"):
+            checked(s, path, method, operation, body) if path != "/snapshot/load" else None
+        if method == "GET":
+            refused(s, method, path, operation, {}, "GET request cannot have a body.")
+        if ids:
+            bare = template.split("{")[0]
+            if method != "DELETE":
+                refused(s, method, bare, operation, {"x": 1}, "The ID cannot be empty.")
+                refused(s, method, bare + "a-b", operation, {"x": 1}, "API Resource IDs can only contain")
+                other = {**body, list(ids)[0]: "other"}
+                refused(s, method, path, operation, other, "The id from the path does not match the id from the body!")
+    for method, path in (("GET", "foo"), ("PUT", "vm"), ("PATCH", "boot-source"), ("DELETE", "vsock")):
+        s.bad(method, "/" + path, {} if method != "GET" else None,
+              "Invalid request method and/or path: %s %s." % (method, path))
+    s.stop()
+    expect(not os.path.exists(s.socket), "the socket is still there")
+
+
+def start_linux(s, *, vcpus=1, args=ARGS, kernel=KERNEL, disk=None, engine="soft", nets=()):
+    s.good("PUT", "/machine-config", {"vcpu_count": vcpus, "mem_size_mib": 128})
+    s.good("PUT", "/boot-source", {"kernel_image_path": kernel, "initrd_path": INITRD, "boot_args": args})
+    s.good("PUT", "/drives/rootfs", {"drive_id": "rootfs", "path_on_host": disk or ROOTFS, "is_root_device": True,
+                                     "is_read_only": not disk})
+    for net in nets:
+        s.good("PUT", "/network-interfaces/" + net["iface_id"], net)
+    if engine:
+        s.good("PUT", "/sosia", {"engine": engine})
+    s.good("PUT", "/actions", {"action_type": "InstanceStart"})
+
+
+def operations_after(tmp):
+    """While it runs: what is not possible any more, and each answer in its form."""
+    s = Server(API, tmp)
+    start_linux(s, nets=[{"iface_id": "eth0", "sosia_network": "none"}])
+    for template, method, operation in SPEC.operations():
+        path, ids = concrete(template)
+        schema = SPEC.follow(operation.get("requestBody") or {})
+        body = {**SPEC.sample(schema), **ids} if schema.get("type") else None
+        if path == "/snapshot/load":
+            body["mem_file_path"] = "x"
+        if path == "/mmds" and method != "GET":
+            body = {}
+        if operation.get("x-when") == "before":
+            refused(s, method, path, operation, body, AFTER)
+        elif path not in ("/actions", "/vm", "/snapshot/create"):
+            checked(s, path, method, operation, body)
+    s.bad("PUT", "/actions", {"action_type": "InstanceStart"}, AFTER)
+    s.bad("PUT", "/snapshot/create", {"snapshot_path": "s", "mem_file_path": "m"}, "Operation not allowed")
+    limit = {"ops": {"size": 10, "refill_time": 1000}}
+    s.good("PATCH", "/network-interfaces/eth0", {"iface_id": "eth0", "rx_rate_limiter": limit})
+    s.good("PATCH", "/drives/rootfs", {"drive_id": "rootfs", "rate_limiter": limit})
+    config = s.good("GET", "/vm/config")
+    expect(config["drives"][0]["rate_limiter"] == limit and
+           config["network-interfaces"][0]["rx_rate_limiter"] == limit, config)
+    s.good("PATCH", "/drives/rootfs", {"drive_id": "rootfs", "rate_limiter": {"ops": {"size": 0, "refill_time": 0}}})
+    expect(s.good("GET", "/vm/config")["drives"][0]["rate_limiter"] == {}, "the limit is still there")
+    s.bad("PATCH", "/drives/other", {"drive_id": "other"}, "not found")
+    s.bad("PATCH", "/network-interfaces/other", {"iface_id": "other"}, "not found")
+    s.stop()
+
+
+# --- HTTP -----------------------------------------------------------------------------------------------
+
+
+def keep_open(s, many):
+    """Ten connections, each of which is served; False: the server still counts earlier ones."""
+    while len(many) < 10:
+        c = s.connect()
+        many.append(c)
+        try:
+            c.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            served = read_reply(c.makefile("rb"))[0] == 200
+        except OSError:
+            served = False
+        if not served:
+            for c in many:
+                c.close()
+            many.clear()
+            return False
+    return True
+
+
+def http(tmp):
+    """Connections as clients use them."""
+    s = Server(API, tmp, "--http-api-max-payload-size", "1000")
+    with s.connect() as c, c.makefile("rb") as f:
+        one = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
+        put = b"PUT /machine-config HTTP/1.1\r\nContent-Length: 37\r\n\r\n" + b'{"vcpu_count": 2, "mem_size_mib": 64}'
+        c.sendall(one + put + one + b"GET /machine-config HTTP/1.1\r\n\r\n")  # pipelined
+        replies = [read_reply(f) for _ in range(4)]
+        expect([r[0] for r in replies] == [200, 204, 200, 200], replies)
+        expect(json.loads(replies[3][2])["vcpu_count"] == 2, replies[3])
+        expect(replies[0][1]["server"] == "Firecracker API", replies[0])
+        expect("content-length" not in replies[1][1], replies[1])
+        for part in (one[:5], one[5:20], one[20:]):  # in pieces, on the same connection
+            c.sendall(part)
+        expect(read_reply(f)[0] == 200, "in pieces")
+        c.sendall(b"PUT /mmds HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n6\r\n\": 12}\r\n0\r\n\r\n")
+        expect(read_reply(f)[0] == 204, "chunked")
+    expect(s.good("GET", "/mmds") == {"a": 12}, "chunked body")
+    for text in (b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+                 b"PUT /mmds HTTP/1.1\r\nContent-Length: -4\r\n\r\n", b"POST /actions HTTP/1.1\r\n\r\n",
+                 b"PUT /mmds HTTP/1.1\r\nContent-Length: 1001\r\n\r\n"):
+        with s.connect() as c:
+            c.sendall(text)
+            c.shutdown(socket.SHUT_WR)
+            reply = read_reply(c.makefile("rb"))
+            expect(reply is None or reply[0] == 400, "%r: %r" % (text, reply))
+    with s.connect() as c:
+        c.sendall(b"PUT /mmds HTTP/1.1\r\nContent-Length: 1001\r\n\r\n")
+        reply = read_reply(c.makefile("rb"))
+        expect(b"Request payload with size 1001 is larger than the limit of 1000" in reply[2], reply)
+    many = []
+    s.wait("ten connections at once", lambda: keep_open(s, many))
+    with s.connect() as c:
+        reply = read_reply(c.makefile("rb"))
+        expect(reply[0] == 503 and json.loads(reply[2]) == {"error": "Too many open connections"}, reply)
+    for c in many:
+        c.close()
+    s.wait("room again", lambda: s.call("GET", "/")[0] == 200)
+    s.good("PUT", "/mmds", {"k": "x" * 600})
+    s.bad("PATCH", "/mmds", {"l": "x" * 600}, "MMDS limit exceeded", wanted=413)
+    s.stop()
+
+
+# --- processes ------------------------------------------------------------------------------------------
+
+
+def run_program(*command):
+    p = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    return p.returncode, p.stdout.decode(), p.stderr.decode()
+
+
+def command_line(tmp):
+    """Through a link named firecracker."""
+    link = os.path.join(tmp, "firecracker")
+    os.symlink(SOSIA, link)
+    status, out, _ = run_program(link, "--version")
+    expect(status == 0 and re.match(r"Firecracker v\d+\.\d+\.\d+\n", out), out)
+    expect(run_program(link, "--help")[0] == 0, "help")
+    expect(run_program(link, "--snapshot-version")[1].startswith("v"), "snapshot version")
+    expect(run_program(link, "--describe-snapshot", ROOTFS)[0] == 1, "not a snapshot")
+    for wanted, args in ((153, ["--nonsense"]), (153, ["--no-api"]), (153, ["more"]), (1, ["--id", "a_b"]),
+                         (1, ["--id", "a" * 65]), (152, ["--level", "Loud"]),
+                         (152, ["--no-api", "--config-file", "/nowhere"])):
+        status, out, err = run_program(link, *args)
+        expect(status == wanted and err, "%s: %d %s" % (args, status, err))
+    s = Server([link], tmp, id="a-1")
+    expect(s.good("GET", "/") == {"app_name": "Firecracker", "id": "a-1", "state": "Not started",
+                                  "vmm_version": s.good("GET", "/version")["firecracker_version"]}, "GET /")
+    status, _, err = run_program(link, "--api-sock", s.socket)
+    expect(status == 1 and "Check that it is not already used" in err, err)
+    s.stop()
+
+
+def config_file(tmp):
+    """--config-file: the machine starts at once; log, metrics and metadata from the command line."""
+    config, log, metrics = (os.path.join(tmp, x) for x in ("vm.json", "log", "metrics"))
+    metadata = os.path.join(tmp, "mmds.json")
+    with open(config, "w", encoding="utf-8") as f:
+        json.dump({"boot-source": {"kernel_image_path": KERNEL, "boot_args": ARGS + " pci=off", "initrd_path": INITRD},
+                   "drives": [{"drive_id": "rootfs", "is_root_device": True, "is_read_only": True,
+                               "cache_type": "Unsafe", "path_on_host": ROOTFS, "io_engine": "Sync",
+                               "rate_limiter": None}],
+                   "machine-config": {"vcpu_count": 2, "mem_size_mib": 128, "smt": False, "track_dirty_pages": False,
+                                      "huge_pages": "None"},
+                   "metrics": {"metrics_path": metrics}, "vsock": None, "sosia": {"engine": "soft"}}, f)
+    with open(metadata, "w", encoding="utf-8") as f:
+        f.write('{"latest": 1}')
+    s = Server(API, tmp, "--log-path", log, "--level", "Debug", "--show-level", "--show-log-origin", "--metadata",
+               metadata, config=config)
+    expect(s.good("GET", "/")["state"] == "Running", "state")
+    expect(s.good("GET", "/mmds") == {"latest": 1}, "metadata")
+    threads = []
+    for task in os.listdir("/proc/%d/task" % s.process.pid):
+        with open("/proc/%d/task/%s/comm" % (s.process.pid, task), encoding="utf-8") as f:
+            threads.append(f.read().strip())
+    expect({"fc_vcpu 0", "fc_vcpu 1", "fc_api"} <= set(threads), threads)
+    s.wait_text("tick 1")
+    s.good("PUT", "/actions", {"action_type": "FlushMetrics"})
+    s.good("PUT", "/actions", {"action_type": "FlushMetrics"})
+    with open(metrics, encoding="utf-8") as f:
+        lines = [json.loads(x) for x in f]
+    expect(len(lines) == 2 and lines[0]["block_rootfs"]["read_count"] > 0, lines)
+    expect(lines[0]["get_api_requests"]["instance_info_count"] == 1 and
+           lines[1]["get_api_requests"]["instance_info_count"] == 0, "differences")
+    text = s.good("GET", "/sosia/metrics")
+    expect(re.search(r'(?m)^firecracker_block_device_read_count{device="rootfs"} [1-9]', text), text[:500])
+    with open(log, encoding="utf-8") as f:
+        text = f.read()
+    expect(re.search(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[anonymous-instance:main:INFO:cmd/api\w*\.c:\d+\] ",
+                     text), text)
+    s.good("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+    s.end()
+
+
+def no_api(tmp):
+    config = os.path.join(tmp, "vm.json")
+    with open(config, "w", encoding="utf-8") as f:
+        json.dump({"boot-source": {"kernel_image_path": KERNEL, "initrd_path": INITRD,
+                                   "boot_args": ARGS + ' sosia.run="reboot -f"'},
+                   "drives": [{"drive_id": "r", "is_root_device": True, "path_on_host": ROOTFS, "is_read_only": True}],
+                   "sosia": {"engine": "soft"}}, f)
+    s = Server(API, tmp, "--no-api", config=config, api=False)
+    s.end()
+    expect("rootfs: /dev/vda / ext4 ro" in s.text() or "rootfs: /dev/root / ext4" in s.text(), s.text())
+
+
+# --- life cycles ----------------------------------------------------------------------------------------
+
+
+def ticks(s):
+    return [int(x) for x in re.findall(r"tick (\d+)", s.text())]
+
+
+def life(tmp):
+    """Configure, start, pause, save, resume, go on; then the saved machine in a new process, and its end."""
+    link = os.path.join(tmp, "firecracker")
+    os.symlink(SOSIA, link)
+    disk = os.path.join(tmp, "rootfs.ext4")
+    shutil.copy(ROOTFS, disk)
+    state, memory = os.path.join(tmp, "vm.snap"), os.path.join(tmp, "vm.mem")
+    s = Server([link], tmp, id="life")
+    start_linux(s, vcpus=2, kernel=VMLINUX, disk=disk)
+    expect(s.good("GET", "/")["state"] == "Running", "running")
+    s.wait_text("tick 3")
+    s.good("PATCH", "/vm", {"state": "Paused"})
+    s.good("PATCH", "/vm", {"state": "Paused"})
+    expect(s.good("GET", "/")["state"] == "Paused", "paused")
+    s.good("PUT", "/snapshot/create", {"snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory})
+    expect(os.path.getsize(memory) == 128 << 20, "memory file")
+    s.good("PATCH", "/vm", {"state": "Resumed"})
+    saved = ticks(s)[-1]
+    s.wait_text("tick %d" % (saved + 3))
+    s.stop()
+    t = Server([link], tmp, name="second")
+    t.bad("PUT", "/snapshot/load", {"snapshot_path": state}, "missing field: either `mem_backend`")
+    t.good("PUT", "/snapshot/load", {"snapshot_path": state, "resume_vm": False,
+                                     "mem_backend": {"backend_type": "File", "backend_path": memory}})
+    expect(t.good("GET", "/")["state"] == "Paused", "loaded machines are paused")
+    config = t.good("GET", "/vm/config")
+    expect(config["drives"][0]["drive_id"] == "rootfs" and config["machine-config"]["vcpu_count"] == 2, config)
+    t.good("PATCH", "/vm", {"state": "Resumed"})
+    t.wait_text("tick %d" % (saved + 3))
+    expect(saved <= ticks(t)[0] <= saved + 2, (saved, ticks(t)))
+    t.good("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+    t.end()
+    u = Server([link], tmp, name="third")  # damaged: refused, and the process ends
+    with open(state, "r+b") as f:
+        f.truncate(os.path.getsize(state) - 1)
+    u.bad("PUT", "/snapshot/load", {"snapshot_path": state, "mem_file_path": memory}, "Load snapshot error")
+    u.end(1)
+
+
+def drive_change(tmp):
+    """Another file for a drive of the running machine: the guest sees its size and contents."""
+    a, b = os.path.join(tmp, "a"), os.path.join(tmp, "b")
+    with open(a, "wb") as f:
+        f.write(b"first\n" + bytes(4096 - 6))
+    with open(b, "wb") as f:
+        f.write(b"second\n" + bytes(16384 - 7))
+    s = Server(API, tmp)
+    s.good("PUT", "/drives/extra", {"drive_id": "extra", "path_on_host": a, "is_root_device": False})
+    start_linux(s, args=ARGS + ' sosia.run="while :; do echo 3 >/proc/sys/vm/drop_caches; echo size '
+                '$(cat /sys/block/vdb/size) $(head -1 /dev/vdb); sleep 0.2; done"')
+    s.wait_text("size 8 first")
+    s.good("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": b})
+    s.wait_text("size 32 second")
+    s.bad("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": "/nowhere"}, "Unable to patch")
+    s.stop()
+
+
+def failures(tmp):
+    """Starts that fail leave the API as it was."""
+    s = Server(API, tmp)
+    s.bad("PUT", "/boot-source", {"kernel_image_path": "/nowhere"},
+          "The kernel file cannot be opened: No such file or directory (os error 2)")
+    s.bad("PUT", "/drives/d", {"drive_id": "d", "is_root_device": False, "path_on_host": "/nowhere"},
+          "No such file or directory (os error 2) /nowhere")
+    s.good("PUT", "/boot-source", {"kernel_image_path": ROOTFS})
+    s.good("PUT", "/sosia", {"engine": "soft"})
+    s.bad("PUT", "/actions", {"action_type": "InstanceStart"}, "Start microvm error: ")
+    expect(s.good("GET", "/")["state"] == "Not started", "state")
+    s.good("PUT", "/network-interfaces/t", {"iface_id": "t", "host_dev_name": "no-such-tap"})
+    s.good("PUT", "/boot-source", {"kernel_image_path": KERNEL})
+    s.bad("PUT", "/actions", {"action_type": "InstanceStart"}, "no-such-tap")
+    s.good("PUT", "/network-interfaces/t", {"iface_id": "t", "sosia_network": "user"})
+    s.good("PUT", "/actions", {"action_type": "InstanceStart"})
+    s.stop()
+
+
+TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, failures]
+
+
+def main():
+    passed = failed = 0
+    for test in TESTS:
+        if sys.argv[1:] and not any(p in test.__name__ for p in sys.argv[1:]):
+            continue
+        tmp = tempfile.mkdtemp(prefix="sosia-api.")
+        os.environ["XDG_RUNTIME_DIR"] = tmp
+        try:
+            test(tmp)
+            passed += 1
+            print("ok      %s" % test.__name__, flush=True)
+        except (Failure, OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as e:
+            failed += 1
+            print("FAILED  %s: %s" % (test.__name__, e), flush=True)
+            if not isinstance(e, Failure):
+                traceback.print_exc()
+        finally:
+            end_all()
+            shutil.rmtree(tmp, ignore_errors=True)
+    print("api: %d passed, %d failed" % (passed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
