@@ -96,8 +96,10 @@ int api_put_action(struct api *a, struct api_call *call, json_t **out, struct ap
 int api_patch_vm(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_net(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+/* api_balloon.c */
 int api_get_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+
 /* Ends the machine and forgets it; event thread. */
 void api_machine_drop(struct api *a);
 

@@ -302,6 +302,16 @@ static void set_blocks(const struct api *a, json_t *root) {
     }
 }
 
+static void set_balloon(struct machine *m, json_t *root) {
+    struct balloon_stats s;
+    if (!pc_balloon_stats(m->pc, &s)) {
+        set(root, "balloon", "inflate_count", s.inflated_pages);
+        set(root, "balloon", "stats_updates_count", s.updates);
+        set(root, "balloon", "free_page_report_freed", s.reported_bytes);
+        set(root, "balloon", "free_page_hint_freed", s.hinted_bytes);
+    }
+}
+
 json_t *api_metrics_totals(struct api *a) {
     json_t *root = json_object();
     for (size_t i = 0; root && i < ARRAY_LEN(groups); i++) {
@@ -318,6 +328,7 @@ json_t *api_metrics_totals(struct api *a) {
         set_vcpus(a->m, root);
         set_nets(a, root);
         set_blocks(a, root);
+        set_balloon(a->m, root);
     }
     return root;
 }

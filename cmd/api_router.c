@@ -285,7 +285,7 @@ static json_t *parse_body(const struct api_request *q, const struct route *t, bo
     const struct api_schema *s = schema_of(t);
     struct api_text why = {0};
     if (!q->len && t->handler == api_patch_balloon) {
-        return json_object();
+        return json_pack("{s:b}", "acknowledge_on_stop", 1);
     }
     json_t *body =
         s ? api_parse(s, q->body, q->len, deprecated, &why) : api_parse_any(q->body, q->len, &why);

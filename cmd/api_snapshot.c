@@ -168,6 +168,7 @@ static int adjust(void *ctx, struct run_options *o, struct err *err) {
     o->name = NULL;
     o->api = NULL;
     o->thread_name = "fc_vcpu";
+    o->fence = !l->a->no_fence;
     o->quiet = l->a->quiet == API_QUIET;
     return rc;
 }
@@ -196,6 +197,7 @@ static int load(struct api *a, const json_t *body, struct err *err) {
     }
     a->m->lh = a->lh;
     a->m->main_ns = host_now(linux_host_host(a->lh));
+    linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     int rc = snapshot_open(&how, &a->m->o, &a->m->restore, err);
     rc = rc ? rc : machine_create(a->m, err);
     if (!rc) {

@@ -197,19 +197,3 @@ int api_patch_net(struct api *a, struct api_call *call, json_t **out, struct api
     }
     return 0;
 }
-
-/* --- not there yet ---------------------------------------------------------------------------- */
-
-int api_get_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)a;
-    (void)call;
-    (void)out;
-    return api_refuse(e, "Balloon config error: No balloon device found.");
-}
-
-int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)a;
-    (void)call;
-    (void)out;
-    return api_refuse(e, "Balloon config error: No balloon device found.");
-}

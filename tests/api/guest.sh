@@ -35,14 +35,14 @@ done
 END
 chmod 755 "$root" "$root/init" "$root/etc/udhcpc/default.script"
 mke2fs -q -t ext4 -d "$root" "$out/rootfs.ext4" 16M
-copy_modules cloud-amd64 "$root" virtio_mmio virtio_pci virtio_blk virtio_net ext4
+copy_modules cloud-amd64 "$root" virtio_mmio virtio_pci virtio_blk virtio_net virtio_balloon ext4
 cat >"$root/init" <<'END'
 #!/bin/sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev 2>/dev/null
-for m in virtio_mmio virtio_pci virtio_blk virtio_net ext4; do
+for m in virtio_mmio virtio_pci virtio_blk virtio_net virtio_balloon ext4; do
     modprobe -q "$m"
 done
 mkdir -p /new

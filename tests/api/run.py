@@ -375,6 +375,30 @@ def drive_change(tmp):
     s.stop()
 
 
+def balloon(tmp):
+    """A balloon that grows and tells how it stands."""
+    s = Server(API, tmp)
+    s.good("PUT", "/balloon", {"amount_mib": 8, "deflate_on_oom": True, "stats_polling_interval_s": 1,
+                               "free_page_hinting": True})
+    start_linux(s)
+    expect(s.good("GET", "/balloon")["amount_mib"] == 8, "configuration")
+
+    def checked_statistics():
+        operation = SPEC.root["paths"]["/balloon/statistics"]["get"]
+        return checked(s, "/balloon/statistics", "GET", operation)[1]
+    s.wait("the balloon", lambda: checked_statistics()["actual_mib"] == 8)
+    s.good("PATCH", "/balloon", {"amount_mib": 20})
+    s.wait("a larger balloon", lambda: checked_statistics()["actual_pages"] == 20 << 8)
+    s.wait("statistics", lambda: checked_statistics().get("total_memory", 0) > 50 << 20)
+    s.good("PATCH", "/balloon/statistics", {"stats_polling_interval_s": 5})
+    s.bad("PATCH", "/balloon/statistics", {"stats_polling_interval_s": 0}, "Cannot enable/disable the statistics")
+    s.bad("PATCH", "/balloon", {"amount_mib": 4000}, "too large")
+    s.good("PATCH", "/balloon/hinting/start")
+    checked(s, "/balloon/hinting/status", "GET", SPEC.root["paths"]["/balloon/hinting/status"]["get"])
+    s.good("PATCH", "/balloon/hinting/stop", {})
+    s.stop()
+
+
 def failures(tmp):
     """Starts that fail leave the API as it was."""
     s = Server(API, tmp)
@@ -394,7 +418,7 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, failures]
+TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, failures]
 
 
 def main():
