@@ -3,7 +3,7 @@
  * What all virtio devices have in common: feature negotiation, the status register, queues,
  * configuration space with its generation, and their life. Virtio 1.2, chapters 2 and 3.
  *
- *   blk console rng net        (struct virtio_ops: one file each)
+ *   blk console rng net fs     (struct virtio_ops: one file each)
  *           |
  *     struct virtio_device     (this file)
  *           |
@@ -43,6 +43,7 @@ enum {
     VIRTIO_ID_ENTROPY = 4,
     VIRTIO_ID_BALLOON = 5,
     VIRTIO_ID_VSOCK = 19,
+    VIRTIO_ID_FS = 26,
 };
 
 enum { VIRTIO_QUEUES_MAX = 64, VIRTIO_CONFIG_MAX = 128, VIRTIO_NO_VECTOR = 0xffff };
