@@ -152,7 +152,7 @@ static const int change_calls[] = {
     SCMP_SYS(chown),     SCMP_SYS(fchown),    SCMP_SYS(fchownat),   SCMP_SYS(utimensat),
     SCMP_SYS(fsetxattr), SCMP_SYS(fgetxattr), SCMP_SYS(flistxattr), SCMP_SYS(fremovexattr),
     SCMP_SYS(setxattr),  SCMP_SYS(getxattr),  SCMP_SYS(listxattr),  SCMP_SYS(removexattr),
-    SCMP_SYS(umask),
+    SCMP_SYS(umask),     SCMP_SYS(syncfs),
 };
 
 /* Nothing of Sosia ever makes these once a guest runs. */

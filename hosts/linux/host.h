@@ -77,6 +77,8 @@ void loop_timer_destroy(struct loop *loop, struct host_timer *timer);
 /* pool.c: a few threads for calls that block */
 struct pool;
 struct pool *pool_create(struct linux_host *lh);
+/* With all its threads, on each of which begin has run. NULL: none can be started. */
+struct pool *pool_create_started(struct linux_host *lh, void (*begin)(void));
 void pool_destroy(struct pool *pool); /* waits for what was submitted */
 struct pool_job {
     void (*fn)(struct pool_job *job);

@@ -17,12 +17,19 @@ struct pool {
     pthread_t thread[POOL_THREADS];
     int threads, idle, queued; /* queued: jobs that no thread has taken yet */
     bool stop;
+    void (*begin)(void); /* NULL: nothing to do first */
+    int begun;
 };
 
 static void *pool_main(void *arg) {
     struct pool *p = arg;
     pthread_setname_np(pthread_self(), "io");
+    if (p->begin) {
+        p->begin();
+    }
     pthread_mutex_lock(&p->lock);
+    p->begun++;
+    pthread_cond_broadcast(&p->work);
     for (;;) {
         while (!p->first && !p->stop) {
             p->idle++;
@@ -46,15 +53,20 @@ static void *pool_main(void *arg) {
     return NULL;
 }
 
-struct pool *pool_create(struct linux_host *lh) {
+static struct pool *create(struct linux_host *lh, void (*begin)(void)) {
     struct pool *p = calloc(1, sizeof(*p));
     if (p) {
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->work, NULL);
         p->tail = &p->first;
         p->lh = lh;
+        p->begin = begin;
     }
     return p;
+}
+
+struct pool *pool_create(struct linux_host *lh) {
+    return create(lh, NULL);
 }
 
 /* Workers take no signals: kicks and Ctrl-C belong to other threads. */
@@ -62,6 +74,25 @@ static int pool_grow(struct pool *p) {
     int rc = linux_spawn(p->lh, &p->thread[p->threads], pool_main, p);
     p->threads += rc ? 0 : 1;
     return rc;
+}
+
+struct pool *pool_create_started(struct linux_host *lh, void (*begin)(void)) {
+    struct pool *p = create(lh, begin);
+    if (!p) {
+        return NULL;
+    }
+    pthread_mutex_lock(&p->lock);
+    while (p->threads < POOL_THREADS && !pool_grow(p)) {
+    }
+    while (p->begun < p->threads) {
+        pthread_cond_wait(&p->work, &p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (!p->threads) {
+        pool_destroy(p);
+        return NULL;
+    }
+    return p;
 }
 
 int pool_submit(struct pool *p, struct pool_job *job) {
