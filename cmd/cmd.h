@@ -6,6 +6,7 @@
 #include "cmd/devices.h"
 #include "cmd/disk.h"
 #include "cmd/net.h"
+#include "cmd/share.h"
 #include "core/base/err.h"
 #include "core/board/config.h"
 #include "core/boot/blob.h"
@@ -23,7 +24,13 @@ enum {
     EXIT_DIVERGED = 4
 };
 
-enum { OPT_MAX_DISKS = 16, OPT_MAX_MODULES = 32, OPT_MAX_NETS = 8, OPT_STRINGS = 128 };
+enum {
+    OPT_MAX_DISKS = 16,
+    OPT_MAX_MODULES = 32,
+    OPT_MAX_NETS = 8,
+    OPT_MAX_SHARES = 8,
+    OPT_STRINGS = 128
+};
 
 enum engine_choice { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT };
 
@@ -52,6 +59,8 @@ struct run_options {
     struct net_option net[OPT_MAX_NETS];
     u32 net_count;
     struct balloon_config balloon;
+    struct share_option share[OPT_MAX_SHARES];
+    u32 share_count;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;
@@ -71,6 +80,9 @@ void run_options_free(struct run_options *o);
 const char *run_options_keep(struct run_options *o, const char *text);
 /* "512M", "2G", "1048576K"; a plain number is MiB, as in QEMU. 0 or -ERR_INVAL. */
 int parse_size(const char *text, u64 *bytes);
+/* "NAME[,OPTION...]": cuts off the name, in which commas are doubled, as in QEMU. Returns what
+ * follows the name's comma, or NULL. (disk.c) */
+char *option_cut_name(char *text);
 
 /* log_option.c */
 int log_option_parse(struct run_options *o, const char *arg, struct err *err);

@@ -135,9 +135,7 @@ static int take_one(struct disk_option *d, const struct item *it) {
     return rc;
 }
 
-/* Commas inside the name of a file are doubled, as in QEMU. Returns what follows the name's comma,
- * or NULL. */
-static char *cut_name(char *text) {
+char *option_cut_name(char *text) {
     char *to = text;
     for (char *from = text; *from; from++) {
         if (*from == ',' && from[1] != ',') {
@@ -153,7 +151,7 @@ static char *cut_name(char *text) {
 
 int disk_option_parse(struct disk_option *d, char *text, struct err *err) {
     *d = (struct disk_option){.open.path = text};
-    char *next = cut_name(text);
+    char *next = option_cut_name(text);
     if (!*text) {
         return ERR_SET(err, ERR_INVAL, "--disk: no file named");
     }

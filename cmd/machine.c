@@ -63,6 +63,19 @@ static int nets_open(struct machine *m, struct err *err) {
     return rc;
 }
 
+static int shares_open(struct machine *m, struct err *err) {
+    for (u32 i = 0; i < m->o.share_count; i++) {
+        const struct share_option *o = &m->o.share[i];
+        int rc = share_open(m->lh, o->path, o->readonly, &m->cfg.share[i].backend, err);
+        if (rc) {
+            return rc;
+        }
+        m->cfg.share[i].tag = o->tag;
+        m->cfg.share_count++;
+    }
+    return 0;
+}
+
 /* --- files ------------------------------------------------------------------------------------ */
 
 /* "FILE ARGUMENTS": the command line of a module is the whole string, as boot loaders pass it. */
@@ -165,6 +178,7 @@ int machine_create(struct machine *m, struct err *err) {
         perf_map_connect(m->perf_map, &m->cfg.translator);
     }
     rc = rc ? rc : nets_open(m, err);
+    rc = rc ? rc : shares_open(m, err);
     rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
     files_unmap(m);
@@ -218,6 +232,9 @@ void machine_destroy(struct machine *m) {
         if (m->cfg.net[i].backend) {
             m->cfg.net[i].backend->ops->close(m->cfg.net[i].backend);
         }
+    }
+    for (u32 i = 0; i < m->cfg.share_count; i++) {
+        m->cfg.share[i].backend->ops->close(m->cfg.share[i].backend);
     }
     for (u32 i = 0; i < m->stream_count; i++) {
         m->stream[i]->ops->close(m->stream[i]);

@@ -22,6 +22,7 @@ enum option_id {
     OPT_DISK,
     OPT_BOOT,
     OPT_NET,
+    OPT_SHARE,
     OPT_CONSOLE,
     OPT_VIRTIO_CONSOLE,
     OPT_DEBUGCON,
@@ -57,6 +58,7 @@ static const struct option long_options[] = {
     {"disk", required_argument, NULL, OPT_DISK},
     {"boot", required_argument, NULL, OPT_BOOT},
     {"net", required_argument, NULL, OPT_NET},
+    {"share", required_argument, NULL, OPT_SHARE},
     {"console", required_argument, NULL, OPT_CONSOLE},
     {"virtio-console", required_argument, NULL, OPT_VIRTIO_CONSOLE},
     {"debugcon", required_argument, NULL, OPT_DEBUGCON},
@@ -108,6 +110,8 @@ static const char help_text[] =
     "                           a tap device, a switch between machines, passt, no cable; for "
     "all:\n"
     "                           mac=M, mtu=N, queues=N, rx-bps=N, tx-bps=N, rx-pps=N, tx-pps=N\n"
+    "  --share DIR,tag=T[,readonly]\n"
+    "                           a folder of the host; in the guest: mount -t virtiofs T /mnt\n"
     "  --console PLACE          where the first serial port goes (default: stdio): stdio, none, "
     "ring,\n"
     "                           pty[=LINK], file=PATH, socket=PATH\n"
@@ -262,6 +266,25 @@ static int parse_net(struct run_options *o, const char *arg, struct err *err) {
     return rc;
 }
 
+static int parse_share(struct run_options *o, const char *arg, struct err *err) {
+    if (o->share_count == OPT_MAX_SHARES) {
+        return ERR_SET(err, ERR_INVAL, "--share: at most %d folders", OPT_MAX_SHARES);
+    }
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    if (!text) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    struct share_option *s = &o->share[o->share_count];
+    int rc = share_option_parse(s, text, err);
+    for (u32 i = 0; i < o->share_count && !rc; i++) {
+        if (!strcmp(o->share[i].tag, s->tag)) {
+            rc = ERR_SET(err, ERR_INVAL, "--share: tag=%s is there twice", s->tag);
+        }
+    }
+    o->share_count += rc ? 0 : 1;
+    return rc;
+}
+
 static int parse_stream(const char *option, const char *arg, const char **out, struct err *err) {
     *out = arg;
     return console_place_check(option, arg, err);
@@ -368,6 +391,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_boot(o, arg, err);
     case OPT_NET:
         return parse_net(o, arg, err);
+    case OPT_SHARE:
+        return parse_share(o, arg, err);
     case OPT_CONSOLE:
         return parse_stream("--console", arg, &o->console, err);
     case OPT_VIRTIO_CONSOLE:

@@ -2,7 +2,7 @@
 # bash completion for sosia: source it, or copy it to /usr/share/bash-completion/completions/sosia
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --console
+    local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console
         --virtio-console --debugcon --transport --rng --balloon --gdb --trace --test-devices --config --quiet --fence --stats --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
@@ -43,7 +43,7 @@ _sosia() {
     fi
     case ${COMP_WORDS[1]} in run | verify) ;; *) return ;; esac
     case $prev in
-    --kernel | --initrd | --config | --disk | --module) compopt -o filenames
+    --kernel | --initrd | --config | --disk | --module | --share) compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W "auto kvm soft" -- "$cur") ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W "disk" -- "$cur") ;;

@@ -11,6 +11,7 @@
 #include "core/dev/token_bucket.h"
 #include "core/if/backend.h"
 #include "core/if/engine.h"
+#include "core/if/share.h"
 #include "core/virtio/balloon.h"
 
 struct cpuid_policy; /* core/cpu/cpuid.h */
@@ -19,6 +20,7 @@ enum {
     MACHINE_MAX_VCPUS = 64,
     MACHINE_MAX_DISKS = 16,
     MACHINE_MAX_NETS = 8,
+    MACHINE_MAX_SHARES = 8,
     MACHINE_MAX_MODULES = 32,
     MACHINE_SERIAL_PORTS = 4,
 };
@@ -56,6 +58,12 @@ struct balloon_config {
     struct balloon_opts opts;
 };
 
+struct share_config {
+    struct share_backend *backend;
+    const char *tag; /* the name that the guest mounts it by, 1..36 bytes */
+    enum device_transport transport;
+};
+
 /* A further file for the kernel: Multiboot and PVH modules. */
 struct module_config {
     struct blob file;
@@ -81,6 +89,8 @@ struct machine_config {
     u32 disk_count;
     struct net_config net[MACHINE_MAX_NETS];
     u32 net_count;
+    struct share_config share[MACHINE_MAX_SHARES];
+    u32 share_count;
     bool rng; /* virtio-rng */
     struct balloon_config balloon;
     bool test_devices; /* isa-debug-exit, pc-testdev */

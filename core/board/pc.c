@@ -52,9 +52,10 @@ static int check_config(const struct machine_config *cfg, struct err *err) {
                        (unsigned long long)cfg->memory);
     }
     if (cfg->module_count > MACHINE_MAX_MODULES || cfg->disk_count > MACHINE_MAX_DISKS ||
-        cfg->net_count > MACHINE_MAX_NETS) {
-        return ERR_SET(err, ERR_INVAL, "too many modules (%u), disks (%u) or networks (%u)",
-                       cfg->module_count, cfg->disk_count, cfg->net_count);
+        cfg->net_count > MACHINE_MAX_NETS || cfg->share_count > MACHINE_MAX_SHARES) {
+        return ERR_SET(err, ERR_INVAL,
+                       "too many modules (%u), disks (%u), networks (%u) or folders (%u)",
+                       cfg->module_count, cfg->disk_count, cfg->net_count, cfg->share_count);
     }
     for (u32 i = 0; i < cfg->disk_count; i++) {
         if (!cfg->disk[i].backend) {

@@ -9,6 +9,7 @@
 #include "core/board/pc_int.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/console.h"
+#include "core/virtio/fs.h"
 #include "core/virtio/net.h"
 #include "core/virtio/rng.h"
 #include "core/virtio/vmmio.h"
@@ -128,6 +129,14 @@ static int add_net(struct pc *pc, const struct machine_config *cfg, u32 i, struc
     return attach(pc, cfg, vdev, n->transport, id, err);
 }
 
+static int add_share(struct pc *pc, const struct machine_config *cfg, u32 i, struct err *err) {
+    const struct share_config *c = &cfg->share[i];
+    char id[16];
+    fmt_str(id, sizeof(id), "share%u", i);
+    struct virtio_device *vdev = virtio_fs_create(&pc->vm->env, c->backend, c->tag, err);
+    return attach(pc, cfg, vdev, c->transport, id, err);
+}
+
 static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *err) {
     struct device_env *env = &pc->vm->env;
     int rc = 0;
@@ -136,6 +145,9 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
     }
     for (u32 i = 0; i < cfg->net_count && !rc; i++) {
         rc = add_net(pc, cfg, i, err);
+    }
+    for (u32 i = 0; i < cfg->share_count && !rc; i++) {
+        rc = add_share(pc, cfg, i, err);
     }
     if (!rc && cfg->console) {
         struct virtio_console_opts opts = {0};

@@ -24,7 +24,7 @@ for meta in "${@:-cloud-amd64}"; do
     fi
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root" "$(arch_of "$meta")"
-    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net button evdev
+    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net virtiofs button evdev
     mkdir -p "$root/etc/udhcpc"
     cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
     cp guests/linux/init "$root/init"
