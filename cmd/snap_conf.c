@@ -31,6 +31,7 @@ struct conf {
 #define R(key, kind, member, max) F(struct run_options, key, kind, member, max)
 #define D(key, kind, member, max) F(struct disk_option, key, kind, member, max)
 #define N(key, kind, member, max) F(struct net_option, key, kind, member, max)
+#define S(key, kind, member, max) F(struct share_option, key, kind, member, max)
 
 static const struct field run_fields[] = {
     R("cpus", UINT32, cpus, MACHINE_MAX_VCPUS),
@@ -86,6 +87,12 @@ static const struct field net_fields[] = {
     N("queues", UINT16, queues, 64),
     N("rx", LIMIT, rx, 0),
     N("tx", LIMIT, tx, 0),
+};
+
+static const struct field share_fields[] = {
+    S("path", PATH, path, 0),
+    S("tag", TEXT, tag, 0),
+    S("readonly", BOOL, readonly, 0),
 };
 
 _Static_assert(sizeof(enum blk_format) == 4 && sizeof(enum blk_aio) == 4 &&
@@ -178,14 +185,19 @@ static json_t *disk_json(const struct machine *m, u32 i) {
 
 char *snap_conf_write(const struct machine *m) {
     json_t *o = object_json(run_fields, ARRAY_LEN(run_fields), &m->o);
-    json_t *disks = json_array(), *nets = json_array();
+    json_t *disks = json_array(), *nets = json_array(), *shares = json_array();
     for (u32 i = 0; i < m->o.disk_count; i++) {
         json_array_append_new(disks, disk_json(m, i));
     }
     for (u32 i = 0; i < m->o.net_count; i++) {
         json_array_append_new(nets, net_json(m, i));
     }
+    for (u32 i = 0; i < m->o.share_count; i++) {
+        json_array_append_new(shares,
+                              object_json(share_fields, ARRAY_LEN(share_fields), &m->o.share[i]));
+    }
     json_object_set_new(o, "disks", disks);
+    json_object_set_new(o, "shares", shares);
     json_object_set_new(o, "nets", nets);
     char *text = json_dumps(o, JSON_COMPACT);
     json_decref(o);
@@ -304,7 +316,8 @@ static int read_object(const struct conf *c, const struct field *f, size_t count
             i++;
         }
         if (i < count ? read_field(c, &f[i], v, base)
-                      : base != c->o || (strcmp(key, "disks") && strcmp(key, "nets"))) {
+                      : base != c->o || (strcmp(key, "disks") && strcmp(key, "nets") &&
+                                         strcmp(key, "shares"))) {
             return bad(c, key);
         }
     }
@@ -342,6 +355,22 @@ static int read_nets(const struct conf *c, json_t *a) {
     return 0;
 }
 
+/* Machines that were saved before there were any have none. */
+static int read_shares(const struct conf *c, json_t *a) {
+    if (a && (!json_is_array(a) || json_array_size(a) > OPT_MAX_SHARES)) {
+        return bad(c, "shares");
+    }
+    for (size_t i = 0; i < json_array_size(a); i++) {
+        struct share_option *s = &c->o->share[i];
+        int rc = read_object(c, share_fields, ARRAY_LEN(share_fields), json_array_get(a, i), s);
+        if (rc || !s->path || !s->tag) {
+            return rc ? rc : bad(c, "path");
+        }
+        c->o->share_count++;
+    }
+    return 0;
+}
+
 static int check(const struct conf *c) {
     const struct run_options *o = c->o;
     if (!o->cpus || o->memory < MACHINE_MIN_MEMORY || (o->memory & PAGE_MASK)) {
@@ -367,6 +396,7 @@ int snap_conf_read(struct run_options *o, const char *name, const char *text, si
     int rc = root ? read_object(&c, run_fields, ARRAY_LEN(run_fields), root, o) : bad(&c, "JSON");
     rc = rc ? rc : read_disks(&c, json_object_get(root, "disks"));
     rc = rc ? rc : read_nets(&c, json_object_get(root, "nets"));
+    rc = rc ? rc : read_shares(&c, json_object_get(root, "shares"));
     json_decref(root);
     return rc ? rc : check(&c);
 }

@@ -149,49 +149,50 @@ int con_hub_open(struct linux_host *lh, struct char_backend *below, struct con_h
 int con_socket_open(struct linux_host *lh, const char *path, struct con_hub **out, struct err *err);
 struct char_backend *con_hub_backend(struct con_hub *hub); /* closing it closes all */
 struct feed *con_hub_feed(struct con_hub *hub);            /* feed.h */
+/*
  * A folder for a guest. What is not below path (symbolic links, "..", device nodes, whatever
  * happens to names meanwhile) cannot be reached through it.
  */
 int share_open(struct linux_host *lh, const char *path, bool readonly, struct share_backend **out,
                struct err *err);
 
- /* Networks. Each has a thread of its own while a device is connected. */
+/* Networks. Each has a thread of its own while a device is connected. */
 
- /* An existing tap device. */
- int net_tap_open(struct linux_host *lh, const char *name, struct net_backend **out,
+/* An existing tap device. */
+int net_tap_open(struct linux_host *lh, const char *name, struct net_backend **out,
+                 struct err *err);
+/* The socket of a passt process. */
+int net_passt_open(struct linux_host *lh, const char *path, struct net_backend **out,
+                   struct err *err);
+
+enum { NET_USER_FORWARDS = 32 };
+
+struct net_user_opts {
+    u16 mtu;          /* 0: 1500 */
+    bool restricted;  /* the guest reaches forwarded ports' peers, DHCP and nothing else */
+    bool no_loopback; /* the guest does not reach services on the host's loopback address */
+    const char *forward[NET_USER_FORWARDS]; /* "tcp:127.0.0.1:2222-:22", as in QEMU */
+    u32 forward_count;
+};
+/* A network without privileges: NAT, DHCP, DNS, IPv4 and IPv6 in this process (libslirp). */
+int net_user_open(struct linux_host *lh, const struct net_user_opts *opts, struct net_backend **out,
                   struct err *err);
- /* The socket of a passt process. */
- int net_passt_open(struct linux_host *lh, const char *path, struct net_backend **out,
-                    struct err *err);
 
- enum { NET_USER_FORWARDS = 32 };
+struct net_switch_opts {
+    const char *name;
+    u16 vlan;              /* 1..4094; 0: the ports that name none */
+    bool generated_mac;    /* the switch may change it where another machine has it */
+    const char *server[4]; /* arguments with which this program serves the switch; NULL: never */
+};
+/* A port of a switch between machines; starts the switch when there is none of this name. */
+int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u8 mac[6],
+                    struct net_backend **out, struct err *err);
+/* The switch itself, until the last port has left. 0 also when another process serves it. */
+int switch_serve(const char *name, struct err *err);
+/* Writes what the switch knows about its ports, as text, to the descriptor out. */
+int switch_status(const char *name, int out, struct err *err);
 
- struct net_user_opts {
-     u16 mtu;          /* 0: 1500 */
-     bool restricted;  /* the guest reaches forwarded ports' peers, DHCP and nothing else */
-     bool no_loopback; /* the guest does not reach services on the host's loopback address */
-     const char *forward[NET_USER_FORWARDS]; /* "tcp:127.0.0.1:2222-:22", as in QEMU */
-     u32 forward_count;
- };
- /* A network without privileges: NAT, DHCP, DNS, IPv4 and IPv6 in this process (libslirp). */
- int net_user_open(struct linux_host *lh, const struct net_user_opts *opts,
-                   struct net_backend **out, struct err *err);
-
- struct net_switch_opts {
-     const char *name;
-     u16 vlan;              /* 1..4094; 0: the ports that name none */
-     bool generated_mac;    /* the switch may change it where another machine has it */
-     const char *server[4]; /* arguments with which this program serves the switch; NULL: never */
- };
- /* A port of a switch between machines; starts the switch when there is none of this name. */
- int net_switch_open(struct linux_host *lh, const struct net_switch_opts *opts, u8 mac[6],
-                     struct net_backend **out, struct err *err);
- /* The switch itself, until the last port has left. 0 also when another process serves it. */
- int switch_serve(const char *name, struct err *err);
- /* Writes what the switch knows about its ports, as text, to the descriptor out. */
- int switch_status(const char *name, int out, struct err *err);
-
- /* The directory for sockets of this user, made when missing: "/run/user/1000/sosia". */
- int linux_runtime_dir(char *path, size_t size, struct err *err);
+/* The directory for sockets of this user, made when missing: "/run/user/1000/sosia". */
+int linux_runtime_dir(char *path, size_t size, struct err *err);
 
 #endif
