@@ -26,7 +26,7 @@ struct options {
 };
 
 struct totals {
-    u64 cases, faults, lost, different, vector[32];
+    u64 cases, lost, different, varied, vector[32];
 };
 
 static double now(void) {
@@ -60,6 +60,19 @@ static void report(struct cf_run *run, const struct cf_case *t, const char *what
     printf("DIFFERENT %s%s\n  %s\n%s # %s\n", text, repeats ? "" : " (only once)",
            repeats ? again : what, line, text);
     fflush(stdout);
+}
+
+/* The processor gave another result the second time, one that the engine agrees with: something
+ * outside the case, such as an interrupt, had a part in the first. */
+static bool varies(struct cf_run *run, const struct cf_case *t, const struct cf_result *first) {
+    char what[CF_WHAT], line[CF_LINE];
+    if (cf_run_one(run, t, what) ||
+        !cf_compare(t, &cf_native_batch(run->native, 0)->r[0], first, false, what)) {
+        return false;
+    }
+    cf_format(t, line);
+    printf("VARIES natively: %s\n%s\n", what, line);
+    return true;
 }
 
 static void report_lost(const struct cf_case *t, const struct cf_loss *l) {
@@ -101,7 +114,10 @@ static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct 
     }
     cf_native_wait(run->native);
     u32 reported = 0;
-    static struct cf_case failed[CF_SLOTS];
+    static struct failure {
+        struct cf_case t;
+        struct cf_result want;
+    } failed[CF_SLOTS];
     static char what[CF_SLOTS][CF_WHAT];
     for (u32 i = 0; i < b->count; i++) {
         sum->cases++;
@@ -110,21 +126,23 @@ static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct 
             if (!cf_lost_explained(&b->lost[i], &got[0][i])) {
                 report_lost(&b->t[i], &b->lost[i]);
                 snprintf(what[reported], CF_WHAT, "lost");
-                failed[reported++] = b->t[i];
+                failed[reported++] = (struct failure){b->t[i], got[0][i]};
             }
             continue;
         }
         sum->vector[b->r[i].vector & 31]++;
         for (u32 s = 0; s < 2; s++) {
             if (side[s] && cf_compare(&b->t[i], &b->r[i], &got[s][i], s == 1, what[reported])) {
-                failed[reported++] = b->t[i];
+                failed[reported++] = (struct failure){b->t[i], b->r[i]};
                 break;
             }
         }
     }
     for (u32 i = 0; i < reported; i++) { /* uses batch 0 */
-        if (sum->different++ < o->keep_going) {
-            report(run, &failed[i], what[i]);
+        if (varies(run, &failed[i].t, &failed[i].want)) {
+            sum->varied++;
+        } else if (sum->different++ < o->keep_going) {
+            report(run, &failed[i].t, what[i]);
         }
     }
 }
@@ -134,9 +152,9 @@ static void summary(const struct cf_gen *g, const struct totals *sum, u64 seed, 
     for (u32 i = 0; i < g->forms.count; i++) {
         unused += g->forms.form[i].tries == 0;
     }
-    printf("%llu cases of %u forms (%u not reached), seed %llu, %.0f s, %llu lost\n",
+    printf("%llu cases of %u forms (%u not reached), seed %llu, %.0f s, %llu lost, %llu varied\n",
            (unsigned long long)sum->cases, g->forms.count, unused, (unsigned long long)seed,
-           seconds, (unsigned long long)sum->lost);
+           seconds, (unsigned long long)sum->lost, (unsigned long long)sum->varied);
     printf("by vector:");
     for (u32 i = 0; i < 32; i++) {
         if (sum->vector[i]) {

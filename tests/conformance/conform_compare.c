@@ -232,8 +232,9 @@ static bool compare_registers(const struct comparison *k) {
         return differ(k, "flags", w->flags & mask, g->flags & mask);
     }
     for (u32 i = 0; i < SEG_COUNT; i++) {
-        /* Linux returned to the case by IRET, which makes null selectors 0 */
-        bool null = faulted(k) && !(w->sel[i] & ~3) && !(g->sel[i] & ~3);
+        /* Linux returns by IRET, which makes null selectors 0: behind a fault, and behind any
+         * interrupt */
+        bool null = !(w->sel[i] & ~3) && !(g->sel[i] & ~3) && (faulted(k) || w->sel[i] == 0);
         if (w->sel[i] != g->sel[i] && !(null && i != SEG_CS && i != SEG_SS)) {
             return differ(k, seg[i], w->sel[i], g->sel[i]);
         }
