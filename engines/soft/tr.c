@@ -453,7 +453,7 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
     }
     for (u32 k = 0; k < ARRAY_LEN(j); k++) {
         if (j[k]->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {
-            *j[k] = (struct tr_jump){.rip = BIT(63)};
+            *j[k] = tr_jump_empty((size_t)(j[k] - c->tr_jump));
         }
     }
     b->in = TR_NONE;
@@ -547,9 +547,14 @@ static void after_fault(struct soft_vcpu *c) {
 static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
     u64 rip = c->next_rip;
     if ((u64)((s64)(rip << 16) >> 16) != rip) { /* never in 32-bit code */
-        c->s.gpr[GPR_RSP] -= (u64)(s64)(s16)e->size;
+        s64 moved = (s16)e->size;
+        c->s.gpr[GPR_RSP] -= (u64)moved;
         c->next_rip = e->rip;
         c->tr->force = true;
+        if (moved < 0) { /* CALL has pushed, perhaps over its operand: not to be repeated */
+            c->block_rip = e->rip;
+            soft_fault(c, EXC_GP, true, 0);
+        }
     }
 }
 

@@ -315,6 +315,12 @@ static inline struct tr_jump *tr_jump_other(struct soft_vcpu *c, u64 rip) {
     return tr_jump_of(c, rip ^ 1);
 }
 /* Generated code for rip that checks everything itself; 0: none. */
+/* What stands in an empty entry: an address that is looked up elsewhere, so that no branch finds it
+ * here, wherever the guest sends it. */
+static inline struct tr_jump tr_jump_empty(size_t index) {
+    return (struct tr_jump){.rip = BIT(63) | (index < 2 ? 2 : 0)};
+}
+
 static inline u64 tr_jump_find(struct soft_vcpu *c, u64 rip) {
     const struct tr_jump *j = tr_jump_of(c, rip), *other = tr_jump_other(c, rip);
     return j->rip == rip ? j->host : other->rip == rip ? other->host : 0;

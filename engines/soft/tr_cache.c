@@ -127,9 +127,8 @@ void tr_cache_forget(struct soft_vcpu *c) {
     memset(t->slow, 0, sizeof(t->slow));
     memset(t->hash, 0, sizeof(t->hash));
     memset(t->region_end, 0, sizeof(t->region_end));
-    memset(c->tr_jump, 0, sizeof(c->tr_jump));
     for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
-        c->tr_jump[i].rip = BIT(63); /* not canonical: no jump leads there */
+        c->tr_jump[i] = tr_jump_empty(i);
     }
     t->filled = 0;
     region_start(t, 0);
@@ -211,7 +210,7 @@ static void drop_jumps(struct soft_vcpu *c, const struct victim *v) {
     for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
         struct tr_jump *j = &c->tr_jump[i];
         if (j->host - base >= v->begin.code && j->host - base < v->end.code) {
-            *j = (struct tr_jump){.rip = BIT(63)};
+            *j = tr_jump_empty(i);
         }
     }
 }
