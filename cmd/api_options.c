@@ -145,6 +145,14 @@ static void balloon_options(const struct api_config *c, struct run_options *o) {
     o->balloon.opts.reporting = flag(b, "free_page_reporting");
 }
 
+static int vsock_options(const struct api_config *c, struct run_options *o, struct err *err) {
+    const json_t *v = c->single[API_VSOCK];
+    int rc = 0;
+    o->vsock.cid = (u64)json_integer_value(json_object_get(v, "guest_cid"));
+    o->vsock.path = keep(o, text(v, "uds_path"), &rc, err);
+    return rc;
+}
+
 /* Firecracker's devices are on MMIO, named on the command line for kernels without ACPI. */
 static void sosia_options(const struct api_config *c, struct run_options *o) {
     const json_t *s = c->single[API_SOSIA];
@@ -164,12 +172,6 @@ static void sosia_options(const struct api_config *c, struct run_options *o) {
 
 /* Known, and without a device behind it. */
 static int check_offered(const struct api_config *c, struct err *err) {
-    static const enum api_single missing[] = {API_VSOCK};
-    for (size_t i = 0; i < ARRAY_LEN(missing); i++) {
-        if (c->single[missing[i]]) {
-            return ERR_SET(err, ERR_INVAL, "%s: is not offered yet", api_singles[missing[i]].name);
-        }
-    }
     if (json_object_get(c->single[API_ENTROPY], "rate_limiter")) {
         return ERR_SET(err, ERR_INVAL, "entropy: rate_limiter: is not offered yet");
     }
@@ -185,6 +187,7 @@ int api_config_options(const struct api_config *c, struct run_options *o, struct
     rc = rc ? rc : machine_options(c, o, err);
     rc = rc ? rc : boot_options(c, o, err);
     rc = rc ? rc : serial_options(c, o, err);
+    rc = rc ? rc : vsock_options(c, o, err);
     balloon_options(c, o);
     for (size_t i = 0; !rc && i < json_array_size(c->many[API_DRIVES]); i++) {
         rc = drive_options(o, json_array_get(c->many[API_DRIVES], i), err);

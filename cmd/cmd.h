@@ -61,6 +61,7 @@ struct run_options {
     struct balloon_config balloon;
     struct share_option share[OPT_MAX_SHARES];
     u32 share_count;
+    struct vsock_option vsock;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* --balloon: from its text to the device's configuration. */
+/* --balloon and --vsock: from their text to the devices' configuration. */
 #include "cmd/devices.h"
 
 #include <errno.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd/cmd.h"
+#include "core/virtio/vsock.h"
 
 /* One option being read. */
 struct item {
@@ -103,6 +104,27 @@ int balloon_option_parse(struct balloon_config *b, char *text, struct err *err) 
     *b = (struct balloon_config){.present = true};
     while (!rc && next_item(&text, &it)) {
         rc = balloon_take(&b->opts, &it);
+    }
+    return rc;
+}
+
+/* --- vsock -------------------------------------------------------------------------------------
+ */
+
+int vsock_option_parse(struct vsock_option *v, char *text, struct err *err) {
+    struct item it = {.option = "--vsock", .err = err};
+    int rc = 0;
+    *v = (struct vsock_option){0};
+    if (next_item(&text, &it)) {
+        struct item cid = {.option = it.option, .key = "CID", .value = it.key, .err = err};
+        rc = it.value ? unknown(&it) : take_number(&cid, VSOCK_CID_MIN, VSOCK_CID_MAX, &v->cid);
+    }
+    while (!rc && next_item(&text, &it)) {
+        v->path = it.value;
+        rc = strcmp(it.key, "path") ? unknown(&it) : 0;
+    }
+    if (!rc && (!v->path || !*v->path)) {
+        rc = ERR_SET(err, ERR_INVAL, "--vsock: needs CID,path=SOCKET");
     }
     return rc;
 }

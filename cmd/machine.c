@@ -76,6 +76,12 @@ static int shares_open(struct machine *m, struct err *err) {
     return 0;
 }
 
+static int vsock_open(struct machine *m, struct err *err) {
+    const struct vsock_option *o = &m->o.vsock;
+    m->cfg.vsock.cid = o->cid;
+    return o->cid && o->path ? vsock_unix_open(m->lh, o->path, &m->cfg.vsock.backend, err) : 0;
+}
+
 /* --- files ------------------------------------------------------------------------------------ */
 
 /* "FILE ARGUMENTS": the command line of a module is the whole string, as boot loaders pass it. */
@@ -179,6 +185,7 @@ int machine_create(struct machine *m, struct err *err) {
     }
     rc = rc ? rc : nets_open(m, err);
     rc = rc ? rc : shares_open(m, err);
+    rc = rc ? rc : vsock_open(m, err);
     rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
     files_unmap(m);
@@ -235,6 +242,9 @@ void machine_destroy(struct machine *m) {
     }
     for (u32 i = 0; i < m->cfg.share_count; i++) {
         m->cfg.share[i].backend->ops->close(m->cfg.share[i].backend);
+    }
+    if (m->cfg.vsock.backend) {
+        m->cfg.vsock.backend->ops->destroy(m->cfg.vsock.backend);
     }
     for (u32 i = 0; i < m->stream_count; i++) {
         m->stream[i]->ops->close(m->stream[i]);

@@ -37,6 +37,7 @@ enum option_id {
     OPT_TRANSPORT,
     OPT_RNG,
     OPT_BALLOON,
+    OPT_VSOCK,
     OPT_QUIET,
     OPT_STATS,
     OPT_FENCE,
@@ -74,6 +75,7 @@ static const struct option long_options[] = {
     {"transport", required_argument, NULL, OPT_TRANSPORT},
     {"rng", required_argument, NULL, OPT_RNG},
     {"balloon", required_argument, NULL, OPT_BALLOON},
+    {"vsock", required_argument, NULL, OPT_VSOCK},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
     {"stats", no_argument, NULL, OPT_STATS},
@@ -126,6 +128,8 @@ static const char help_text[] =
     "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
     "                           names them on the kernel command line, for acpi=off\n"
     "  --rng on|off             virtio entropy device (default: on)\n"
+    "  --vsock CID,path=SOCKET  sockets between programs of the guest and the host, as in "
+    "Firecracker\n"
     "  --balloon [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]\n"
     "                           a memory balloon: what the guest does not use goes back to the "
     "host\n"
@@ -368,6 +372,12 @@ static int parse_balloon(struct run_options *o, const char *arg, struct err *err
                 : ERR_SET(err, ERR_NOMEM, "out of memory");
 }
 
+static int parse_vsock(struct run_options *o, const char *arg, struct err *err) {
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    return text ? vsock_option_parse(&o->vsock, text, err)
+                : ERR_SET(err, ERR_NOMEM, "out of memory");
+}
+
 static int parse_one(struct run_options *o, int id, const char *arg, struct err *err) {
     switch (id) {
     case OPT_ENGINE:
@@ -427,6 +437,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_on_off(&o->rng, "rng", arg, err);
     case OPT_FENCE:
         return parse_on_off(&o->fence, "fence", arg, err);
+    case OPT_VSOCK:
+        return parse_vsock(o, arg, err);
     case OPT_BALLOON:
         return parse_balloon(o, arg, err);
     case OPT_STATS:

@@ -50,6 +50,8 @@ static const struct field run_fields[] = {
     R("mmio", BOOL, mmio, 0),
     R("mmio-cmdline", BOOL, mmio_cmdline, 0),
     R("rng", BOOL, rng, 0),
+    R("vsock-cid", UINT64, vsock.cid, VSOCK_CID_MAX),
+    R("vsock-path", PATH, vsock.path, 0),
     R("balloon", BOOL, balloon.present, 0),
     R("balloon-target", UINT32, balloon.opts.target_mib, MACHINE_MAX_MEMORY / MIB),
     R("balloon-deflate-on-oom", BOOL, balloon.opts.deflate_on_oom, 0),

@@ -52,6 +52,11 @@ struct net_config {
     enum device_transport transport;
 };
 
+struct vsock_config {
+    struct vsock_backend *backend; /* NULL: no such device */
+    u64 cid;                       /* of the guest, 3..2^32-2 */
+};
+
 /* Memory balloon; see core/virtio/balloon.h for the fields. */
 struct balloon_config {
     bool present;
@@ -93,6 +98,7 @@ struct machine_config {
     u32 share_count;
     bool rng; /* virtio-rng */
     struct balloon_config balloon;
+    struct vsock_config vsock;
     bool test_devices; /* isa-debug-exit, pc-testdev */
 
     enum device_transport transport; /* TRANSPORT_DEFAULT means PCI */

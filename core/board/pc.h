@@ -22,6 +22,7 @@
 #include "core/board/config.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/net.h"
+#include "core/virtio/vsock.h"
 #include "core/vm/vm.h"
 
 struct pc;
@@ -60,6 +61,9 @@ int pc_balloon_set_interval(struct pc *pc, u32 seconds);
 int pc_balloon_hinting_start(struct pc *pc, bool acknowledge);
 int pc_balloon_hinting_stop(struct pc *pc);
 int pc_balloon_hinting_get(struct pc *pc, struct balloon_hinting *out);
+
+/* Counters of the socket device; false: there is none. */
+bool pc_vsock_stats(struct pc *pc, struct virtio_vsock_stats *out);
 
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);

@@ -14,6 +14,7 @@
 #include "core/virtio/rng.h"
 #include "core/virtio/vmmio.h"
 #include "core/virtio/vpci.h"
+#include "core/virtio/vsock.h"
 
 #define WINDOWS_BASE 0xc0001000ull
 
@@ -161,6 +162,10 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
         rc = attach(pc, cfg, virtio_balloon_create(env, &cfg->balloon.opts, err), TRANSPORT_DEFAULT,
                     "balloon", err);
     }
+    if (!rc && cfg->vsock.backend) {
+        rc = attach(pc, cfg, virtio_vsock_create(env, cfg->vsock.backend, cfg->vsock.cid, err),
+                    TRANSPORT_DEFAULT, "vsock", err);
+    }
     return rc;
 }
 
@@ -250,4 +255,12 @@ int pc_balloon_hinting_stop(struct pc *pc) {
 int pc_balloon_hinting_get(struct pc *pc, struct balloon_hinting *out) {
     struct virtio_device *vdev = balloon_of(pc);
     return vdev ? balloon_hinting_get(vdev, out) : -ERR_NOTFOUND;
+}
+
+bool pc_vsock_stats(struct pc *pc, struct virtio_vsock_stats *out) {
+    struct virtio_device *vdev = find(pc, VIRTIO_ID_VSOCK, 0);
+    if (vdev) {
+        virtio_vsock_get_stats(vdev, out);
+    }
+    return vdev;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What devices are connected to: block storage, a network, a character stream. Asynchronous with
- * completion callbacks, so that a file on Linux and an NVMe queue on bare metal look the same.
- * Callbacks run on the host's event thread with no lock held.
+ * What devices are connected to: block storage, a network, a character stream, sockets.
+ * Asynchronous with completion callbacks, so that a file on Linux and an NVMe queue on bare metal
+ * look the same. Callbacks run on the host's event thread with no lock held.
  */
 #ifndef CORE_IF_BACKEND_H
 #define CORE_IF_BACKEND_H
@@ -105,6 +105,46 @@ struct net_backend {
     void (*writable)(void *device);
     /* The cable was plugged or pulled: the peer came or went. */
     void (*link)(void *device, bool up);
+    void *device;
+};
+
+/* --- stream sockets of the host (vsock) --------------------------------------------------------
+ */
+
+struct vsock_backend;
+/* A connection of the host is a number below `max`: one that connect returned or incoming brought,
+ * until close. With the board lock held, from any thread, unless noted; none may wait. */
+struct vsock_backend_ops {
+    /* Begins to connect to what the host offers to the guest as `port`; connected() tells how it
+     * went. The number of the connection, or negative: none is left. */
+    int (*connect)(struct vsock_backend *be, u32 port);
+    /* The guest took what incoming() brought; host_port is this side's name in the guest. */
+    void (*accepted)(struct vsock_backend *be, u32 sock, u32 host_port);
+    /* Bytes; 0 from read: the other side sends no more. -ERR_AGAIN: nothing now, event() follows.
+     * -ERR_IO: the other side is gone (read), or takes no more (write). */
+    s64 (*read)(struct vsock_backend *be, u32 sock, const struct iov *iov, u32 count);
+    s64 (*write)(struct vsock_backend *be, u32 sock, const struct iov *iov, u32 count);
+    /* The other side has closed both directions; what it sent can still be read. */
+    bool (*hung_up)(struct vsock_backend *be, u32 sock);
+    /* The guest receives (sends) no more. */
+    void (*shutdown)(struct vsock_backend *be, u32 sock, bool receive, bool send);
+    void (*close)(struct vsock_backend *be, u32 sock);
+    /* A device is connected (all below is filled): callbacks may come. No lock held. */
+    void (*start)(struct vsock_backend *be);
+    /* No lock held: returns when no callback is running, and none comes any more. */
+    void (*stop)(struct vsock_backend *be);
+    /* After stop. Frees it. */
+    void (*destroy)(struct vsock_backend *be);
+};
+
+struct vsock_backend {
+    const struct vsock_backend_ops *ops;
+    u32 max; /* connections at a time, at most 4096 */
+    /* On the event thread, no lock held. Somebody wants to talk to the guest's `port`. */
+    void (*incoming)(void *device, u32 sock, u32 port);
+    void (*connected)(void *device, u32 sock, bool ok);
+    /* It may be readable or writable again, or hung up. May come for nothing. */
+    void (*event)(void *device, u32 sock);
     void *device;
 };
 

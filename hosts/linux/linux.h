@@ -156,6 +156,11 @@ struct feed *con_hub_feed(struct con_hub *hub);            /* feed.h */
 int share_open(struct linux_host *lh, const char *path, bool readonly, struct share_backend **out,
                struct err *err);
 
+/* Sockets of the guest as Unix sockets: path for programs of the host that connect, path_PORT for
+ * those that listen. A stale socket at path is replaced; it is removed at the end. */
+int vsock_unix_open(struct linux_host *lh, const char *path, struct vsock_backend **out,
+                    struct err *err);
+
 /* Networks. Each has a thread of its own while a device is connected. */
 
 /* An existing tap device. */

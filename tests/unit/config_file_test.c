@@ -297,6 +297,11 @@ static void test_balloon(void **state) {
     assert_int_equal(o.balloon.opts.stats_seconds, 3);
     good("\"balloon\": null");
     assert_false(o.balloon.present);
+    good("\"vsock\": {\"guest_cid\": 5, \"uds_path\": \"./v.sock\"}");
+    assert_int_equal(o.vsock.cid, 5);
+    assert_string_equal(o.vsock.path, "./v.sock");
+    good("\"vsock\": null");
+    assert_int_equal(o.vsock.cid, 0);
     bad("\"balloon\": {\"helium\": 1}", "unknown field `helium`");
 }
 

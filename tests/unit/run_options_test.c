@@ -332,6 +332,20 @@ static void test_config_and_options(void **state) {
     assert_non_null(strstr(err.text, "is a directory"));
 }
 
+static void test_vsock(void **state) {
+    (void)state;
+    GOOD("--vsock", "7,path=/tmp/a,,b", NULL);
+    assert_int_equal(o.vsock.cid, 7);
+    assert_string_equal(o.vsock.path, "/tmp/a,b");
+    BAD("--vsock: CID=2", "--vsock", "2,path=x", NULL);
+    BAD("--vsock: CID=4294967295", "--vsock", "4294967295,path=x", NULL);
+    BAD("--vsock: CID=three", "--vsock", "three,path=x", NULL);
+    BAD("--vsock: unknown option 'cid'", "--vsock", "cid=3,path=x", NULL);
+    BAD("--vsock: unknown option 'port'", "--vsock", "3,port=x", NULL);
+    BAD("--vsock: needs CID,path=SOCKET", "--vsock", "3", NULL);
+    BAD("--vsock: needs CID,path=SOCKET", "--vsock", "3,path=", NULL);
+}
+
 static void test_balloon(void **state) {
     (void)state;
     GOOD("--balloon", "on", NULL);
@@ -357,7 +371,7 @@ int main(void) {
         T(test_defaults),           T(test_plain_options), T(test_nets),     T(test_sizes),
         T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
         T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
-        T(test_config_and_options), T(test_balloon),
+        T(test_config_and_options), T(test_balloon),       T(test_vsock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
