@@ -68,6 +68,7 @@ struct run_options {
     bool boot_disk;       /* kernel and initial RAM disk are in the first disk */
     const char *perf_map; /* file of guest symbols, "" for none; NULL: no map */
     bool fence;           /* give rights away before the guest runs: hosts/linux/fence.h */
+    bool paused;          /* begin paused, as `sosia pause` does */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */
@@ -125,6 +126,8 @@ int cmd_logs(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
+int cmd_engine(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

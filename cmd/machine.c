@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cmd/gdb_server.h"
@@ -221,8 +222,14 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
     }
     m->started_ns = host_now(linux_host_host(m->lh));
     m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    m->ready_cpu_ms = (double)used.tv_sec * 1e3 + (double)used.tv_nsec / 1e6;
     int rc = manage_start(m, err);
     rc = rc ? rc : snapshot_start(m, err);
+    if (!rc && m->o.paused) {
+        manage_pause(m);
+    }
     rc = rc ? rc : fence_up(m, err);
     return rc ? rc : vm_start(vm, err);
 }

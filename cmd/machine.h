@@ -44,11 +44,12 @@ struct machine {
     struct restore *restore;   /* a machine from a snapshot (snapshot_open); NULL: a fresh one */
     struct snapshot *snapshot; /* what snapshot_save knows of earlier ones */
     struct perf_map *perf_map;
-    int status_fd;   /* /proc/self/status, opened before the fence; for --stats */
-    char **argv;     /* the command, for `sosia ls`; NULL: not told */
-    u64 main_ns;     /* host clock when the command began; the caller fills it */
-    u64 started_ns;  /* and when the vCPUs were let go */
-    double ready_ms; /* between the two */
+    int status_fd;       /* /proc/self/status, opened before the fence; for --stats */
+    char **argv;         /* the command, for `sosia ls`; NULL: not told */
+    u64 main_ns;         /* host clock when the command began; the caller fills it */
+    u64 started_ns;      /* and when the vCPUs were let go */
+    double ready_ms;     /* between the two */
+    double ready_cpu_ms; /* processor time of the process up to then */
 };
 
 /* Builds what m->o describes on m->lh. 0, or a negative code with err filled; machine_destroy
@@ -62,6 +63,10 @@ void machine_destroy(struct machine *m);
 
 /* Asks the machine to end, for a person's reason; does nothing when there is none. */
 void machine_stop(struct machine *m, const char *why);
+
+/* engine_switch.c: the running machine goes on under another engine (not ENGINE_AUTO). When that is
+ * not possible it goes on as it was, and err says why. */
+int machine_switch_engine(struct machine *m, enum engine_choice choice, struct err *err);
 
 /* run.c: a process that is one machine until that ends. options fills m->o, and m->restore for one
  * from a snapshot: 0, 1 when only help was asked for, or a negative code. Returns the exit status.

@@ -57,7 +57,9 @@ void machine_print_stats(struct machine *m) {
     for (char *rest = text, *line; (line = strsep(&rest, "\n")) && *line;) {
         complain("stats: %s", line);
     }
-    complain("stats: ready to run %.3f ms after the start of the command", m->ready_ms);
+    complain(
+        "stats: ready to run %.3f ms after the start of the command, %.3f ms of them computing",
+        m->ready_ms, m->ready_cpu_ms);
     complain("stats: %llu KiB of memory beside guest RAM, code caches included",
              (unsigned long long)(own_memory_kib(m->status_fd) + sum.tr.code_bytes / KIB));
 }

@@ -22,6 +22,8 @@ static const struct verb verbs[] = {
     {"jail", cmd_jail, "run the API server as another user in a folder of its own"},
     {"verify", cmd_verify, "run a machine, translated code in lock-step with the interpreter"},
     {"snapshot", cmd_snapshot, "save a running machine to files, and look at such files"},
+    {"clone", cmd_clone, "run copies of a running machine"},
+    {"engine", cmd_engine, "change how the instructions of a running machine execute"},
     {"restore", cmd_restore, "run the machine of a snapshot"},
     {"image", cmd_image, "make, check, convert and resize disk images"},
     {"cpu", cmd_cpu, "show the processor that guests see, and what is withheld and why"},

@@ -256,14 +256,6 @@ int restore_prepare(struct machine *m, struct err *err) {
     return 0;
 }
 
-/* The guest is told that it is not the one that was saved: it must not use the same random numbers
- * and identifiers again. */
-static int generation_new(struct vm *vm) {
-    u8 id[SNAP_ID_SIZE];
-    vm->host->ops->entropy(vm->host, id, sizeof(id));
-    return ram_write(&vm->ram, LAYOUT_VMGENID, id, sizeof(id));
-}
-
 static int base_take(struct machine *m, const struct restore *r, struct err *err) {
     int rc = snapshot_track(m, err);
     if (!rc) {
@@ -288,7 +280,8 @@ int restore_load(struct machine *m, struct err *err) {
     if (!rc && snap_finish(&reader)) {
         rc = ERR_SET(err, ERR_FORMAT, "%s: there is something behind the machine's state", r->path);
     }
-    return rc || !generation_new(vm)
-               ? rc
-               : ERR_SET(err, ERR_FORMAT, "%s: the machine has too little memory", r->path);
+    if (!rc) {
+        pc_generation_new(m->pc);
+    }
+    return rc;
 }

@@ -25,6 +25,7 @@ enum option_id {
     OPT_TRACK,
     OPT_TRANSLATOR,
     OPT_TRACE,
+    OPT_PAUSED,
     OPT_QUIET,
     OPT_STATS,
     OPT_HELP,
@@ -44,6 +45,7 @@ static const struct option long_options[] = {
     {"track", no_argument, NULL, OPT_TRACK},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"paused", no_argument, NULL, OPT_PAUSED},
     {"detach", no_argument, NULL, 'd'},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"stats", no_argument, NULL, OPT_STATS},
@@ -70,6 +72,7 @@ static const char help_text[] =
     "  --force                  although disks were written to since, or others can write FILE\n"
     "  --translator on|off      soft engine: translate hot code\n"
     "  --trace LIST             as in `sosia run`\n"
+    "  --paused                 do not run before `sosia resume`\n"
     "  --quiet                  no line about the engine\n"
     "  --stats                  print counters of the run at its end\n"
     "  --help                   this text\n\n"
@@ -82,7 +85,7 @@ struct request {
     const char *name, *engine, *console, *translator, *trace;
     const char *disk[MAX_REPLACED], *net[MAX_REPLACED];
     u32 disk_count, net_count;
-    bool quiet, stats, detach;
+    bool quiet, stats, detach, paused;
 };
 
 static int keep(const char **list, u32 *count, const char *arg, struct err *err) {
@@ -131,6 +134,9 @@ static int take(struct request *q, int id, const char *arg, struct err *err) {
         return 0;
     case OPT_TRACE:
         q->trace = arg;
+        return 0;
+    case OPT_PAUSED:
+        q->paused = true;
         return 0;
     case OPT_QUIET:
         q->quiet = true;
@@ -246,6 +252,7 @@ static int replace(const struct request *q, struct run_options *o, struct err *e
     o->name_like = o->name;
     o->name = q->name;
     o->quiet = q->quiet;
+    o->paused = q->paused;
     o->stats = q->stats;
     return rc;
 }

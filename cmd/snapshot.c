@@ -22,10 +22,6 @@
 #include "cmd/snapshot_int.h"
 #include "core/boot/layout.h"
 
-#define STATE_MAX (64 * MIB)
-
-enum { STATE_FIRST = 256 << 10 };
-
 /* --- files -------------------------------------------------------------------------------------
  */
 
@@ -173,20 +169,6 @@ static int info_fill(struct taking *t, struct err *err) {
     return disks_note(t, err);
 }
 
-/* vm_save into as much room as it takes. */
-static int state_take(struct taking *t, struct err *err) {
-    int rc = -ERR_RANGE;
-    for (size_t cap = STATE_FIRST; rc == -ERR_RANGE && cap <= STATE_MAX; cap *= 4) {
-        free(t->state);
-        t->state = malloc(cap);
-        struct snap_writer w = {.buf = t->state, .cap = cap};
-        rc = t->state ? vm_save(t->vm, &w) : -ERR_NOMEM;
-        t->state_size = w.len;
-    }
-    return rc ? ERR_SET(err, ERR_STATE, "the machine's state cannot be saved: %s", err_name(rc))
-              : 0;
-}
-
 /* The identifier of the snapshot stands in for the generation of the guest, which sees neither: it
  * gets its own back, and whoever is restored from the file a new one. */
 static int memory_write(struct taking *t, struct snapshot_result *result, struct err *err) {
@@ -296,7 +278,7 @@ static int take_frozen(struct taking *t, struct snapshot_result *result, struct 
     rc = rc ? rc : pages_collect(t, err);
     rc = rc ? rc : info_fill(t, err);
     rc = rc ? rc : memory_write(t, result, err);
-    rc = rc ? rc : state_take(t, err);
+    rc = rc ? rc : machine_state_save(t->vm, &t->state, &t->state_size, err);
     rc = rc ? rc : state_write(t, result, err);
     if (!rc) {
         base_set(t);
@@ -367,8 +349,24 @@ static int handle_snapshot(void *ctx, struct control_call *call, struct err *err
     return 0;
 }
 
+/* {"request": "engine", "engine": "soft"|"kvm"} */
+static int handle_engine(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    const char *name = json_string_value(json_object_get(call->request, "engine"));
+    bool kvm = name && !strcmp(name, "kvm");
+    if (!kvm && (!name || strcmp(name, "soft"))) {
+        return ERR_SET(err, ERR_INVAL, "engine: not one of kvm, soft");
+    }
+    u64 begin = host_now(linux_host_host(m->lh));
+    int rc = machine_switch_engine(m, kvm ? ENGINE_KVM : ENGINE_SOFT, err);
+    u64 took = host_now(linux_host_host(m->lh)) - begin;
+    json_object_set_new(call->reply, "milliseconds", json_real((double)took / 1e6));
+    return rc;
+}
+
 static const struct control_verb verbs[] = {
     {"snapshot", handle_snapshot},
+    {"engine", handle_engine},
 };
 
 int snapshot_start(struct machine *m, struct err *err) {

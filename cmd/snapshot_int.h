@@ -16,4 +16,8 @@ struct snapshot {
 /* Size and time of a disk's file, as they are now. */
 void snap_disk_stat(const struct disk_option *o, struct snap_disk *d);
 
+/* engine_switch.c: what vm_save writes, into as much room as it takes (malloc). */
+struct vm;
+int machine_state_save(struct vm *vm, u8 **state, size_t *size, struct err *err);
+
 #endif

@@ -8,6 +8,7 @@
 
 #include "core/base/fmt.h"
 #include "core/board/pc_int.h"
+#include "core/boot/layout.h"
 #include "core/cpu/cpuid.h"
 #include "core/dev/acpi_dev.h"
 #include "core/dev/debugport.h"
@@ -142,12 +143,19 @@ static int check_routing(struct err *err) {
     return 0;
 }
 
+static void generation_write(struct pc *pc) {
+    u8 id[16];
+    pc->vm->host->ops->entropy(pc->vm->host, id, sizeof(id));
+    ram_write(&pc->vm->ram, LAYOUT_VMGENID, id, sizeof(id)); /* MACHINE_MIN_MEMORY has it */
+}
+
 static int write_tables(struct pc *pc, const struct machine_config *cfg, struct err *err) {
     struct ram *ram = &pc->vm->ram;
     int rc = check_routing(err);
     memcpy(pc->plat.uuid, cfg->uuid, sizeof(cfg->uuid));
     pc->plat.vcpus = cfg->vcpus;
     pc->plat.mmio_in_acpi = !cfg->mmio_cmdline;
+    generation_write(pc);
     if (!rc && !cfg->no_mptable) {
         rc = mptable_write(&pc->plat, ram, err);
     }
@@ -291,6 +299,9 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
         if (err && !err->code) {
             ERR_SET(err, ERR_STATE, "the machine cannot be built: %s", err_name(rc));
         }
+        if (cfg->ram && pc->vm) {
+            *cfg->ram = vm_take_memory(pc->vm);
+        }
         pc_destroy(pc);
         return rc;
     }
@@ -309,6 +320,13 @@ void pc_destroy(struct pc *pc) {
 
 struct vm *pc_vm(struct pc *pc) {
     return pc->vm;
+}
+
+void pc_generation_new(struct pc *pc) {
+    generation_write(pc);
+    mutex_lock(pc->vm->host, &pc->vm->lock);
+    acpipm_event(pc->pm, ACPIPM_GPE_VMGENID);
+    mutex_unlock(pc->vm->host, &pc->vm->lock);
 }
 
 void pc_power_button(struct pc *pc) {

@@ -65,6 +65,11 @@ int pc_balloon_hinting_get(struct pc *pc, struct balloon_hinting *out);
 /* Counters of the socket device; false: there is none. */
 bool pc_vsock_stats(struct pc *pc, struct virtio_vsock_stats *out);
 
+/* The machine is another one now than it was (restored, copied): a new generation identifier, and
+ * an event that tells the guest, which then mixes fresh random numbers into its own. The machine
+ * does not run. */
+void pc_generation_new(struct pc *pc);
+
 /* Presses the power button (ACPI); a guest that listens shuts down. */
 void pc_power_button(struct pc *pc);
 /* Types Ctrl-Alt-Delete on the keyboard. */

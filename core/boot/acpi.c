@@ -199,6 +199,8 @@ static void add_fadt(struct tables *t, u32 facs, u32 dsdt) {
         .pm1a_evt = ACPIPM_PM1A_EVT,
         .pm1a_cnt = ACPIPM_PM1A_CNT,
         .pm_tmr = ACPIPM_TMR,
+        .gpe0 = ACPIPM_GPE0,
+        .gpe0_len = ACPIPM_GPE0_LEN,
         .pm1_evt_len = ACPIPM_PM1A_EVT_LEN,
         .pm1_cnt_len = ACPIPM_PM1A_CNT_LEN,
         .pm_tmr_len = ACPIPM_TMR_LEN,
@@ -215,8 +217,10 @@ static void add_fadt(struct tables *t, u32 facs, u32 dsdt) {
         .x_pm1a_evt = io_gas(ACPIPM_PM1A_EVT, ACPIPM_PM1A_EVT_LEN),
         .x_pm1a_cnt = io_gas(ACPIPM_PM1A_CNT, ACPIPM_PM1A_CNT_LEN),
         .x_pm_tmr = io_gas(ACPIPM_TMR, ACPIPM_TMR_LEN),
+        .x_gpe0 = io_gas(ACPIPM_GPE0, ACPIPM_GPE0_LEN),
     };
     f.x_pm1a_evt.access = 2;
+    f.x_gpe0.access = 1;
     memcpy(&f.hypervisor_id, "Sosia\0\0\0", 8);
     header_init(&f.h, "FACP", 6, sizeof(f));
     list(t, add(t, &f, sizeof(f)));

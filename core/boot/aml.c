@@ -17,8 +17,10 @@ enum {
     OP_BUFFER = 0x11,
     OP_PACKAGE = 0x12,
     OP_METHOD = 0x14,
+    PREFIX_DUAL_NAME = 0x2e,
     OP_EXT = 0x5b,
     OP_EXT_DEVICE = 0x82,
+    OP_NOTIFY = 0x86,
     OP_RETURN = 0xa4,
     RES_IRQ = 0x22,
     RES_IO = 0x47,
@@ -149,6 +151,15 @@ void aml_name_eisaid(struct aml *a, const char *name, const char *id) {
 
 void aml_return_int(struct aml *a, u64 value) {
     put8(a, OP_RETURN);
+    aml_int(a, value);
+}
+
+void aml_notify(struct aml *a, const char *scope, const char *name, u8 value) {
+    put8(a, OP_NOTIFY);
+    put8(a, '\\');
+    put8(a, PREFIX_DUAL_NAME);
+    put(a, scope, 4);
+    put(a, name, 4);
     aml_int(a, value);
 }
 

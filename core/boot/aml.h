@@ -34,6 +34,8 @@ void aml_name_eisaid(struct aml *a, const char *name, const char *id); /* "PNP0A
 void aml_int(struct aml *a, u64 value);
 void aml_string(struct aml *a, const char *text);
 void aml_return_int(struct aml *a, u64 value);
+/* Notify (\SCOP.NAME, value): scope and name of 4 characters each. */
+void aml_notify(struct aml *a, const char *scope, const char *name, u8 value);
 /* A package of count elements that follow; aml_end. */
 size_t aml_package(struct aml *a, u8 count);
 

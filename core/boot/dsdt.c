@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The DSDT: processors, PCI root with its windows and interrupt routing, the ISA devices, virtio
- * windows and the S5 state. Interrupts are static GSIs; there are no link devices.
+ * windows, the generation identifier and the S5 state. Interrupts are static GSIs; there are no
+ * link devices.
  */
 #include "core/boot/dsdt.h"
 
 #include "core/base/fmt.h"
+#include "core/boot/layout.h"
 #include "core/time/acpipm.h"
 
 enum { SLOTS = 32, PINS = 4 };
@@ -122,6 +124,32 @@ static void add_virtio(const struct platform *p, struct aml *a) {
     }
 }
 
+/* The virtual machine generation identifier (Microsoft, "Virtual Machine Generation ID", 2012):
+ * ADDR is where it stands in memory, low and high half; an event says that it has changed. */
+static void add_vmgenid(struct aml *a) {
+    size_t dev = aml_device(a, "VGEN");
+    aml_name_string(a, "_HID", "SOSI0001");
+    aml_name_string(a, "_CID", "VM_Gen_Counter");
+    aml_name_string(a, "_DDN", "VM_Gen_Counter");
+    aml_name(a, "ADDR");
+    size_t address = aml_package(a, 2);
+    aml_int(a, (u32)LAYOUT_VMGENID);
+    aml_int(a, LAYOUT_VMGENID >> 32);
+    aml_end(a, address);
+    aml_end(a, dev);
+}
+
+/* What the general-purpose events mean: method _Exx for edge-triggered event xx. */
+static void add_events(struct aml *a) {
+    char name[5];
+    size_t scope = aml_scope(a, "\\_GPE");
+    fmt_str(name, sizeof(name), "_E%02X", ACPIPM_GPE_VMGENID);
+    size_t method = aml_method(a, name, 0);
+    aml_notify(a, "_SB_", "VGEN", 0x80);
+    aml_end(a, method);
+    aml_end(a, scope);
+}
+
 static void add_s5(struct aml *a) {
     aml_name(a, "_S5_");
     size_t s5 = aml_package(a, 4);
@@ -143,6 +171,8 @@ void dsdt_build(const struct platform *p, struct aml *a) {
     add_isa(a, "RTC_", "PNP0B00", 0x70, 2, 0, 8);
     add_isa(a, "KBD_", "PNP0303", 0x60, 1, 0x64, 1);
     add_virtio(p, a);
+    add_vmgenid(a);
     aml_end(a, scope);
+    add_events(a);
     add_s5(a);
 }

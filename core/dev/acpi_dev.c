@@ -40,8 +40,7 @@ static void save(struct device *dev, struct snap_writer *w) {
 }
 
 static int load(struct device *dev, struct snap_reader *r, u32 version) {
-    (void)version;
-    return acpipm_load(&of(dev)->pm, r);
+    return acpipm_load(&of(dev)->pm, r, version);
 }
 
 static void remove(struct device *dev) {
@@ -54,7 +53,7 @@ static void remove(struct device *dev) {
 static const struct device_ops ops = {
     .name = "acpipm",
     .tag = SNAP_TAG('A', 'P', 'M', ' '),
-    .version = 1,
+    .version = 2,
     .reset = reset,
     .save = save,
     .load = load,

@@ -10,6 +10,8 @@ enum {
     PM1_EN = 2,
     PM1_CNT = 4,
     PM_TMR = 8,
+    GPE0_STS = 12,
+    GPE0_EN = 14,
     CNT_SCI_EN = 0x0001,
     CNT_BM_RLD = 0x0002,
     CNT_SLP_TYP = 0x1c00,
@@ -37,7 +39,8 @@ static void bring_up_to_date(struct acpipm *pm) {
         pm->status |= ACPIPM_TMR_STS;
         pm->top_bit = top;
     }
-    irq_set(pm->irq, ACPIPM_SCI_GSI, pm->status & pm->enable & ENABLE_BITS);
+    irq_set(pm->irq, ACPIPM_SCI_GSI,
+            (pm->status & pm->enable & ENABLE_BITS) || (pm->gpe_status & pm->gpe_enable));
 }
 
 static void arm(struct acpipm *pm) {
@@ -76,6 +79,8 @@ u32 acpipm_read(struct acpipm *pm, u32 offset, u32 size) {
     put_bytes(image, PM1_EN, pm->enable, 2);
     put_bytes(image, PM1_CNT, pm->control | CNT_SCI_EN, 2);
     put_bytes(image, PM_TMR, (u32)timer_ticks(pm), 4);
+    put_bytes(image, GPE0_STS, pm->gpe_status, 2);
+    put_bytes(image, GPE0_EN, pm->gpe_enable, 2);
     for (u32 i = 0; i < size && i < 4 && offset + i < ACPIPM_SIZE; i++) {
         value |= (u32)image[offset + i] << (i * 8);
     }
@@ -105,6 +110,12 @@ static void write_byte(struct acpipm *pm, u32 offset, u8 value) {
     case PM1_CNT:
         write_control(pm, merge(pm->control, offset & 1, value));
         break;
+    case GPE0_STS: /* likewise */
+        pm->gpe_status &= (u16) ~(value << (offset & 1 ? 8 : 0));
+        break;
+    case GPE0_EN:
+        pm->gpe_enable = merge(pm->gpe_enable, offset & 1, value);
+        break;
     default: /* the timer is read-only */
         break;
     }
@@ -121,6 +132,11 @@ void acpipm_write(struct acpipm *pm, u32 offset, u32 size, u32 value) {
 
 void acpipm_power_button(struct acpipm *pm) {
     pm->status |= ACPIPM_PWRBTN_STS;
+    bring_up_to_date(pm);
+}
+
+void acpipm_event(struct acpipm *pm, u32 event) {
+    pm->gpe_status |= (u16)BIT(event & 15);
     bring_up_to_date(pm);
 }
 
@@ -143,6 +159,7 @@ void acpipm_fini(struct acpipm *pm) {
 /* The timer runs on. */
 void acpipm_reset(struct acpipm *pm) {
     pm->status = pm->enable = pm->control = 0;
+    pm->gpe_status = pm->gpe_enable = 0;
     pm->top_bit = timer_ticks(pm) >> TIMER_TOP_BIT & 1;
     bring_up_to_date(pm);
     arm(pm);
@@ -154,11 +171,14 @@ void acpipm_save(struct acpipm *pm, struct snap_writer *w) {
     snap_put16(w, pm->status);
     snap_put16(w, pm->enable);
     snap_put16(w, pm->control);
+    snap_put16(w, pm->gpe_status);
+    snap_put16(w, pm->gpe_enable);
 }
 
-int acpipm_load(struct acpipm *pm, struct snap_reader *r) {
+int acpipm_load(struct acpipm *pm, struct snap_reader *r, u32 version) {
     u64 age = snap_get64(r);
     u16 status = snap_get16(r), enable = snap_get16(r), control = snap_get16(r);
+    u16 gpe_status = version > 1 ? snap_get16(r) : 0, gpe_enable = version > 1 ? snap_get16(r) : 0;
     if (snap_finish(r) < 0 || (status & ~STATUS_BITS) || (enable & ~ENABLE_BITS) ||
         (control & ~(CNT_BM_RLD | CNT_SLP_TYP)) || age > (u64)INT64_MAX) {
         return -ERR_FORMAT;
@@ -167,6 +187,8 @@ int acpipm_load(struct acpipm *pm, struct snap_reader *r) {
     pm->status = status;
     pm->enable = enable;
     pm->control = control;
+    pm->gpe_status = gpe_status;
+    pm->gpe_enable = gpe_enable;
     pm->top_bit = timer_ticks(pm) >> TIMER_TOP_BIT & 1;
     bring_up_to_date(pm);
     arm(pm);

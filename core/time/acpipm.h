@@ -5,9 +5,10 @@
  * port 0xcf9, is the PCI host bridge's.
  *
  *   0x600  PM1a_STS, PM1a_EN (16 bits each)     0x604  PM1a_CNT (16)     0x608  PM_TMR (32)
+ *   0x60c  GPE0_STS, GPE0_EN (16 bits each): general-purpose events, section 4.8.4
  *
  * The machine is always in ACPI mode (SMI_CMD 0 in the FADT, SCI_EN reads 1). The only sleep state
- * is S5. No general-purpose events, no RTC wake.
+ * is S5. No RTC wake.
  *
  * Lock rule: the board lock is held for every call; the timer's callback takes it.
  */
@@ -29,6 +30,9 @@ enum {
     ACPIPM_PM1A_CNT_LEN = 2,
     ACPIPM_TMR = 0x608, /* 32 bits wide: set TMR_VAL_EXT */
     ACPIPM_TMR_LEN = 4,
+    ACPIPM_GPE0 = 0x60c,
+    ACPIPM_GPE0_LEN = 4,
+    ACPIPM_GPE_VMGENID = 0, /* the machine is another one now: the generation changed */
     ACPIPM_SIZE = 16,
     ACPIPM_SCI_GSI = 9,        /* level, active high */
     ACPIPM_RESET_PORT = 0xcf9, /* for the FADT's RESET_REG */
@@ -55,6 +59,7 @@ struct acpipm {
     void *ctx;
     u64 epoch_ns; /* host time at which the timer was 0 */
     u16 status, enable, control;
+    u16 gpe_status, gpe_enable;
     bool top_bit; /* of the timer when TMR_STS was last brought up to date */
 };
 
@@ -66,7 +71,10 @@ u32 acpipm_read(struct acpipm *pm, u32 offset, u32 size);
 void acpipm_write(struct acpipm *pm, u32 offset, u32 size, u32 value);
 /* A press of the power button. */
 void acpipm_power_button(struct acpipm *pm);
+/* A general-purpose event, 0 to 15. */
+void acpipm_event(struct acpipm *pm, u32 event);
 void acpipm_save(struct acpipm *pm, struct snap_writer *w);
-int acpipm_load(struct acpipm *pm, struct snap_reader *r);
+/* version 1 had no general-purpose events */
+int acpipm_load(struct acpipm *pm, struct snap_reader *r, u32 version);
 
 #endif

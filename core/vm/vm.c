@@ -187,6 +187,12 @@ static int build(struct vm *vm, const struct vm_params *p, struct err *err) {
     return rc ? ERR_SET(err, ERR_STATE, "the machine cannot be reset: %s", err_name(rc)) : 0;
 }
 
+struct host_ram vm_take_memory(struct vm *vm) {
+    struct host_ram ram = vm->backing;
+    vm->backing = (struct host_ram){.fd = -1};
+    return ram;
+}
+
 int vm_create(const struct vm_params *p, struct vm **out, struct err *err) {
     struct vm *vm = host_alloc(p->host, sizeof(*vm));
     *out = NULL;
@@ -198,6 +204,9 @@ int vm_create(const struct vm_params *p, struct vm **out, struct err *err) {
     if (rc) {
         if (err && !err->code) {
             ERR_SET(err, ERR_STATE, "the machine cannot be created: %s", err_name(rc));
+        }
+        if (p->ram) {
+            *p->ram = vm_take_memory(vm);
         }
         vm_destroy(vm);
         return rc;
@@ -236,12 +245,6 @@ void vm_destroy(struct vm *vm) {
         host->ops->ram_free(host, &vm->backing);
     }
     host_free(host, vm, sizeof(*vm));
-}
-
-struct host_ram vm_take_memory(struct vm *vm) {
-    struct host_ram ram = vm->backing;
-    vm->backing = (struct host_ram){.fd = -1};
-    return ram;
 }
 
 /* --- start, pause, stop ------------------------------------------------------------------------

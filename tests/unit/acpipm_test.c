@@ -81,6 +81,22 @@ static void test_power_button(void **state) {
     assert_int_equal(get(c, 0x600, 4), 0x01000000);
 }
 
+static void test_event(void **state) {
+    struct chips *c = *state;
+    mutex_lock(&c->fake->host, &c->lock);
+    acpipm_event(pm, ACPIPM_GPE_VMGENID);
+    mutex_unlock(&c->fake->host, &c->lock);
+    assert_false(sci(c));
+    assert_int_equal(get(c, ACPIPM_GPE0, 2), BIT(ACPIPM_GPE_VMGENID));
+    set(c, ACPIPM_GPE0 + 2, 1, BIT(ACPIPM_GPE_VMGENID));
+    assert_true(sci(c));
+    set(c, ACPIPM_GPE0, 1, 0);
+    assert_true(sci(c));
+    set(c, ACPIPM_GPE0, 1, BIT(ACPIPM_GPE_VMGENID));
+    assert_false(sci(c));
+    assert_int_equal(get(c, ACPIPM_GPE0, 4), BIT(ACPIPM_GPE_VMGENID) << 16);
+}
+
 static void test_poweroff(void **state) {
     struct chips *c = *state;
     assert_int_equal(get(c, 0x604, 2), 1); /* always in ACPI mode */
@@ -98,6 +114,6 @@ static void test_poweroff(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {T(test_timer), T(test_timer_interrupt), T(test_power_button),
-                                       T(test_poweroff)};
+                                       T(test_poweroff), T(test_event)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
