@@ -210,6 +210,14 @@ static int fence_up(struct machine *m, struct err *err) {
     return linux_fence(m->lh, err);
 }
 
+static void started_note(struct machine *m) {
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    m->started_ns = host_now(linux_host_host(m->lh));
+    m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
+    m->ready_cpu_ms = (double)used.tv_sec * 1e3 + (double)used.tv_nsec / 1e6;
+}
+
 int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err) {
     struct vm *vm = pc_vm(m->pc);
     vm->on_stop = on_stop;
@@ -220,17 +228,13 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
             return rc;
         }
     }
-    m->started_ns = host_now(linux_host_host(m->lh));
-    m->ready_ms = (double)(m->started_ns - m->main_ns) / 1e6;
-    struct timespec used;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-    m->ready_cpu_ms = (double)used.tv_sec * 1e3 + (double)used.tv_nsec / 1e6;
     int rc = manage_start(m, err);
     rc = rc ? rc : snapshot_start(m, err);
     if (!rc && m->o.paused) {
         manage_pause(m);
     }
     rc = rc ? rc : fence_up(m, err);
+    started_note(m);
     return rc ? rc : vm_start(vm, err);
 }
 

@@ -29,6 +29,7 @@ struct restore {
     struct snap_file file;
     struct host_ram ram;
     bool track;
+    struct linux_tsc_mark tsc;
     u32 runs;
 };
 
@@ -216,6 +217,7 @@ int snapshot_open(const struct snapshot_open *how, struct run_options *o, struct
     if (!r) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
+    linux_tsc_begin(&r->tsc);
     r->track = how->track;
     char *real = realpath(how->state_path, NULL);
     snprintf(r->path, sizeof(r->path), "%s", real ? real : how->state_path);
@@ -251,6 +253,7 @@ const struct snap_info *restore_info(const struct restore *r) {
 int restore_prepare(struct machine *m, struct err *err) {
     struct restore *r = m->restore;
     (void)err;
+    linux_tsc_confirm(&r->tsc, r->file.info.tsc_hz);
     m->cfg.ram = &r->ram;
     m->cfg.cpuid = &r->file.cpuid;
     return 0;

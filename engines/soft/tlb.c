@@ -81,6 +81,12 @@ static struct tlb_context *context_replace(struct soft_tlb *tlb, u16 pcid) {
             victim = ctx;
         }
     }
+    if (!victim->ready) { /* not before: a machine that does not use them does not pay for them */
+        for (u32 m = 0; m < MMU_COUNT; m++) {
+            memset(victim->set[m].e, 0xff, sizeof(victim->set[m].e));
+        }
+        victim->ready = true;
+    }
     context_clear(tlb, victim, false);
     victim->valid = true;
     victim->pcid = pcid;
@@ -100,11 +106,6 @@ int soft_tlb_create(struct soft_vcpu *c) {
         return -ERR_NOMEM;
     }
     memset(tlb->empty, 0xff, sizeof(tlb->empty));
-    for (u32 i = 0; i < TLB_CONTEXTS; i++) {
-        for (u32 m = 0; m < MMU_COUNT; m++) {
-            memset(tlb->context[i].set[m].e, 0xff, sizeof(tlb->context[i].set[m].e));
-        }
-    }
     c->tlb = tlb;
     tlb->now = context_replace(tlb, 0);
     return 0;

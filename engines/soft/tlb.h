@@ -42,6 +42,7 @@ struct tlb_set {
 };
 
 struct tlb_context {
+    bool ready; /* its entries are TLB_NONE or filled; else zeros that nobody looks at */
     bool valid;
     u16 pcid;
     u64 stamp;      /* when it was last current */

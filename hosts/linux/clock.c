@@ -12,6 +12,7 @@
 #include "hosts/linux/host.h"
 
 enum { CALIBRATE_NS = 3000000, CALIBRATE_TRIES = 16, CALIBRATE_ROUND_HZ = 50000 };
+enum { CONFIRM_NS = 500000, CONFIRM_PART = 2000 };
 
 static u64 clock_ns(clockid_t clock) {
     struct timespec ts;
@@ -95,17 +96,36 @@ static u64 tsc_hz_measure(void) {
     return (hz + CALIBRATE_ROUND_HZ / 2) / CALIBRATE_ROUND_HZ * CALIBRATE_ROUND_HZ;
 }
 
+/* The same for the whole process; a race only measures twice. */
+static u64 tsc_hz_known;
+
 u64 linux_tsc_hz(struct host *host) {
     (void)host;
-    static u64 cached; /* the same for the whole process; a race only measures twice */
-    u64 hz = __atomic_load_n(&cached, __ATOMIC_RELAXED);
+    u64 hz = __atomic_load_n(&tsc_hz_known, __ATOMIC_RELAXED);
     if (!hz) {
         hz = tsc_hz_cpuid();
         hz = hz ? hz : tsc_hz_perf();
         hz = hz ? hz : tsc_hz_measure();
-        __atomic_store_n(&cached, hz, __ATOMIC_RELAXED);
+        __atomic_store_n(&tsc_hz_known, hz, __ATOMIC_RELAXED);
     }
     return hz;
+}
+
+void linux_tsc_begin(struct linux_tsc_mark *mark) {
+    clock_pair(&mark->ns, &mark->tsc);
+}
+
+void linux_tsc_confirm(const struct linux_tsc_mark *mark, u64 hz) {
+    struct linux_tsc_mark now;
+    do {
+        clock_pair(&now.ns, &now.tsc);
+    } while (now.ns - mark->ns < CONFIRM_NS);
+    u64 ticks = now.tsc - mark->tsc;
+    u64 want = (u64)((unsigned __int128)(now.ns - mark->ns) * hz / NSEC_PER_SEC);
+    u64 off = want > ticks ? want - ticks : ticks - want;
+    if (hz && off < ticks / CONFIRM_PART) {
+        __atomic_store_n(&tsc_hz_known, hz, __ATOMIC_RELAXED);
+    }
 }
 
 void linux_entropy(struct host *host, void *buf, size_t size) {

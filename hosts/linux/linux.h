@@ -64,6 +64,16 @@ int linux_post(struct linux_host *lh, void (*fn)(void *ctx), void *ctx);
 /* Takes back what was posted with this ctx; returns when none of it is running any more. */
 void linux_post_forget(struct linux_host *lh, const void *ctx);
 
+/* --- clock ------------------------------------------------------------------------------------ */
+
+/* Measuring the frequency of the TSC takes milliseconds. Where it was known before (a saved
+ * machine), confirm takes it over when half a millisecond or more since begin agrees with it. */
+struct linux_tsc_mark {
+    u64 ns, tsc;
+};
+void linux_tsc_begin(struct linux_tsc_mark *mark);
+void linux_tsc_confirm(const struct linux_tsc_mark *mark, u64 hz);
+
 /* --- guest RAM -------------------------------------------------------------------------------- */
 
 /* A private, writable view of a file of at least size bytes as guest RAM, page by page on demand;
