@@ -120,24 +120,9 @@ static int snapshot_take(struct control_client *c, const char *path, struct err 
 /* --- the copies --------------------------------------------------------------------------------
  */
 
-static int copy_start(const struct request *q, const char *path, long n, struct err *err) {
-    char name[256];
-    char *args[MAX_ARGS] = {(char[]){"sosia"},
-                            (char[]){"restore"},
-                            (char[]){"-d"},
-                            (char[]){"--quiet"},
-                            (char[]){"--overlay"},
-                            (char[]){"--name"},
-                            name};
-    int count = 7, status = 0;
-    snprintf(name, sizeof(name), "%s-%ld", q->name, n);
-    for (int i = 0; i < q->more_count; i++) {
-        args[count++] = q->more[i];
-    }
-    if (q->stop) {
-        args[count++] = (char[]){"--force"};
-    }
-    args[count] = (char *)(uintptr_t)path;
+static int restore_spawn(char **args, const char *name, struct err *err) {
+    int status = 0;
+    fflush(stdout);
     pid_t pid = fork();
     if (!pid) {
         execv("/proc/self/exe", args);
@@ -148,6 +133,27 @@ static int copy_start(const struct request *q, const char *path, long n, struct 
     return pid > 0 && WIFEXITED(status) && !WEXITSTATUS(status)
                ? 0
                : ERR_SET(err, ERR_IO, "%s could not be started", name);
+}
+
+static int copy_start(const struct request *q, const char *path, long n, struct err *err) {
+    char name[256];
+    char *args[MAX_ARGS] = {(char[]){"sosia"},
+                            (char[]){"restore"},
+                            (char[]){"-d"},
+                            (char[]){"--quiet"},
+                            (char[]){"--overlay"},
+                            (char[]){"--name"},
+                            name};
+    int count = 7;
+    snprintf(name, sizeof(name), "%s-%ld", q->name, n);
+    for (int i = 0; i < q->more_count; i++) {
+        args[count++] = q->more[i];
+    }
+    if (q->stop) {
+        args[count++] = (char[]){"--force"};
+    }
+    args[count] = (char *)(uintptr_t)path;
+    return restore_spawn(args, name, err);
 }
 
 /* Its files are closed when this returns: closing writes to some of them. */
@@ -205,6 +211,87 @@ int cmd_clone(int argc, char **argv) {
     return !rc ? 0 : rc == -ERR_IO || rc == -ERR_NOSPACE ? EXIT_FAILURE_OTHER : EXIT_BAD_INPUT;
 }
 
+/* --- engine ------------------------------------------------------------------------------------
+ */
+
+static int restore_run(const char *path, const char *name, const char *engine, struct err *err) {
+    char *args[] = {(char[]){"sosia"},
+                    (char[]){"restore"},
+                    (char[]){"-d"},
+                    (char[]){"--quiet"},
+                    (char[]){"--force"},
+                    (char[]){"--engine"},
+                    (char *)(uintptr_t)engine,
+                    (char[]){"--name"},
+                    (char *)(uintptr_t)name,
+                    (char *)(uintptr_t)path,
+                    NULL};
+    return restore_spawn(args, name, err);
+}
+
+/* A terminal cannot follow. */
+static int console_check(const char *path, struct err *err) {
+    struct snap_file f;
+    int rc = snap_file_load(path, &f, err);
+    if (rc) {
+        return rc;
+    }
+    json_t *conf = json_loadb(f.conf, f.conf_size, 0, NULL);
+    const char *console = json_string_value(json_object_get(conf, "console"));
+    if (!console || !strcmp(console, "stdio")) {
+        rc = ERR_SET(err, ERR_STATE,
+                     "its process is fenced and its console a terminal: run it with --fence off or "
+                     "with another console");
+    }
+    json_decref(conf);
+    snap_file_free(&f);
+    return rc;
+}
+
+/* Back to where it was when the other engine cannot; the files stay when that fails too. */
+static int move_to(struct control_client *c, const char *path, const char *name, const char *old,
+                   const char *engine, struct err *err) {
+    struct err again = {0};
+    int rc = original_end(c, err);
+    rc = rc ? rc : restore_run(path, name, engine, err);
+    if (rc && restore_run(path, name, old, &again)) {
+        complain("engine: %s does not run any more; it can be restored from %s", name, path);
+        return rc;
+    }
+    char memory[2100];
+    snprintf(memory, sizeof(memory), "%s.mem", path);
+    unlink(path);
+    unlink(memory);
+    return rc;
+}
+
+/* A process behind the fence cannot become another engine's: its machine moves to a new process. */
+static int move(const char *machine, const char *engine, struct err *err) {
+    struct control_client *c;
+    json_t *info = NULL;
+    char dir[1024], path[2048];
+    int rc = linux_runtime_dir(dir, sizeof(dir), err);
+    rc = rc ? rc : control_connect(machine, &c, err);
+    if (rc) {
+        return rc;
+    }
+    snprintf(path, sizeof(path), "%s/.move-%d", dir, (int)getpid());
+    rc = control_ask(c, json_pack("{s:s}", "request", "info"), NULL, 0, -1, &info, err);
+    const char *name = json_string_value(json_object_get(info, "name"));
+    const char *old = json_string_value(json_object_get(info, "engine"));
+    if (!rc && (!name || !old)) {
+        rc = ERR_SET(err, ERR_FORMAT, "%s: no answer to use", machine);
+    } else if (!rc && strcmp(old, engine) != 0) {
+        rc = snapshot_take(c, path, err);
+        rc = rc ? rc : console_check(path, err);
+        rc = rc ? (request(c, "resume", &(struct err){0}), rc)
+                : move_to(c, path, name, old, engine, err);
+    }
+    json_decref(info);
+    control_close(c);
+    return rc;
+}
+
 int cmd_engine(int argc, char **argv) {
     struct err err = {0};
     json_t *reply = NULL;
@@ -216,12 +303,15 @@ int cmd_engine(int argc, char **argv) {
     json_t *o = json_pack("{s:s, s:s}", "request", "engine", "engine", argv[2]);
     int rc = o ? control_request(argv[1], o, NULL, 0, &reply, &err)
                : ERR_SET(&err, ERR_INVAL, "%s: not an engine", argv[2]);
+    if (rc == -ERR_PERM) {
+        err = (struct err){0};
+        rc = move(argv[1], argv[2], &err);
+    }
     if (rc) {
         complain("engine: %s", err.text);
         return EXIT_BAD_INPUT;
     }
-    printf("%s runs under %s; stood still for %.1f ms\n", argv[1], argv[2],
-           json_real_value(json_object_get(reply, "milliseconds")));
+    printf("%s runs under %s\n", argv[1], argv[2]);
     json_decref(reply);
     return 0;
 }

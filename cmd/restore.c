@@ -164,7 +164,7 @@ static int owner_check(const char *path, struct err *err) {
 
 static int disk_check(const struct snap_disk *then, const struct disk_option *o, struct err *err) {
     struct snap_disk now;
-    snap_disk_stat(o, &now);
+    snap_disk_stat(o, -1, &now);
     if (!then->mtime_ns || (now.mtime_ns == then->mtime_ns && now.size == then->size)) {
         return 0;
     }

@@ -26,6 +26,7 @@ enum option_id {
     OPT_TRANSLATOR,
     OPT_TRACE,
     OPT_PAUSED,
+    OPT_FENCE,
     OPT_QUIET,
     OPT_STATS,
     OPT_HELP,
@@ -45,6 +46,7 @@ static const struct option long_options[] = {
     {"track", no_argument, NULL, OPT_TRACK},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"fence", required_argument, NULL, OPT_FENCE},
     {"paused", no_argument, NULL, OPT_PAUSED},
     {"detach", no_argument, NULL, 'd'},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -71,6 +73,7 @@ static const char help_text[] =
     "  --track                  note written pages, for `sosia snapshot --incremental`\n"
     "  --force                  although disks were written to since, or others can write FILE\n"
     "  --translator on|off      soft engine: translate hot code\n"
+    "  --fence on|off           drop rights and system calls before the guest runs (default: on)\n"
     "  --trace LIST             as in `sosia run`\n"
     "  --paused                 do not run before `sosia resume`\n"
     "  --quiet                  no line about the engine\n"
@@ -82,7 +85,7 @@ enum { MAX_REPLACED = 24 };
 
 struct request {
     struct snapshot_open how;
-    const char *name, *engine, *console, *translator, *trace;
+    const char *name, *engine, *console, *translator, *trace, *fence;
     const char *disk[MAX_REPLACED], *net[MAX_REPLACED];
     u32 disk_count, net_count;
     bool quiet, stats, detach, paused;
@@ -134,6 +137,9 @@ static int take(struct request *q, int id, const char *arg, struct err *err) {
         return 0;
     case OPT_TRACE:
         q->trace = arg;
+        return 0;
+    case OPT_FENCE:
+        q->fence = arg;
         return 0;
     case OPT_PAUSED:
         q->paused = true;
@@ -228,6 +234,10 @@ static int choose(const struct request *q, struct run_options *o, struct err *er
     if (q->translator && strcmp(q->translator, "on") && strcmp(q->translator, "off")) {
         return ERR_SET(err, ERR_INVAL, "--translator: on or off, not '%s'", q->translator);
     }
+    if (q->fence && strcmp(q->fence, "on") && strcmp(q->fence, "off")) {
+        return ERR_SET(err, ERR_INVAL, "--fence: on or off, not '%s'", q->fence);
+    }
+    o->fence = !q->fence || !strcmp(q->fence, "on");
     o->translator.on = q->translator ? !strcmp(q->translator, "on") : o->translator.on;
     int rc = q->console ? console_place_check("--console", q->console, err) : 0;
     if (rc) {

@@ -394,6 +394,7 @@ int snap_conf_read(struct run_options *o, const char *name, const char *text, si
     struct conf c = {.o = o, .name = name, .err = err};
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
     o->log_level = -1;
+    o->fence = true;
     o->console = o->virtio_console = o->debugcon = "none";
     int rc = root ? read_object(&c, run_fields, ARRAY_LEN(run_fields), root, o) : bad(&c, "JSON");
     rc = rc ? rc : read_disks(&c, json_object_get(root, "disks"));

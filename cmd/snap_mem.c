@@ -179,20 +179,15 @@ static int crew_run(struct crew *crew) {
 /* --- writing -----------------------------------------------------------------------------------
  */
 
-struct writer {
-    struct snap_mem_write *w;
-    int pagemap; /* of this process; -1: not available */
-};
-
 static bool file_hole(int fd, u64 at, u64 size) {
     off_t data = lseek(fd, (off_t)at, SEEK_DATA);
     return data < 0 ? errno == ENXIO : (u64)data >= at + size;
 }
 
-static bool mapped_pages(const struct writer *wr, const u8 *data, u32 pages) {
+static bool mapped_pages(const struct snap_mem_write *w, const u8 *data, u32 pages) {
     u64 entry[CHUNK_PAGES], any = 0;
     u64 at = (u64)(uintptr_t)data / PAGE_SIZE * ENTRY_SIZE;
-    if (wr->pagemap < 0 || snap_read_at(wr->pagemap, entry, pages * sizeof(u64), at)) {
+    if (w->pagemap < 0 || snap_read_at(w->pagemap, entry, pages * sizeof(u64), at)) {
         return true;
     }
     for (u32 i = 0; i < pages; i++) {
@@ -202,12 +197,12 @@ static bool mapped_pages(const struct writer *wr, const u8 *data, u32 pages) {
 }
 
 /* Zeros for sure, without a look at them. */
-static bool untouched(const struct writer *wr, u64 at, const struct chunk *c) {
-    const struct host_ram *ram = wr->w->ram;
+static bool untouched(const struct snap_mem_write *w, u64 at, const struct chunk *c) {
+    const struct host_ram *ram = w->ram;
     if (ram->fd < 0 || !file_hole(ram->fd, at, (u64)c->pages * PAGE_SIZE)) {
         return false;
     }
-    return !ram->file || !mapped_pages(wr, c->data, c->pages);
+    return !ram->file || !mapped_pages(w, c->data, c->pages);
 }
 
 static u32 chunk_pages(u64 memory, u64 chunk) {
@@ -215,11 +210,10 @@ static u32 chunk_pages(u64 memory, u64 chunk) {
 }
 
 static int write_chunk(struct crew *crew, u64 n) {
-    struct writer *wr = crew->ctx;
-    struct snap_mem_write *w = wr->w;
+    struct snap_mem_write *w = crew->ctx;
     u64 at = n * SNAP_CHUNK;
     struct chunk c = {.data = w->ram->hva + at, .pages = chunk_pages(w->ram->size, n)};
-    if (w->pages || !untouched(wr, at, &c)) {
+    if (w->pages || !untouched(w, at, &c)) {
         chunk_find(&c, w->pages, at / PAGE_SIZE);
     }
     int rc = chunk_write(&c, w->fd, at);
@@ -235,20 +229,13 @@ static int write_chunk(struct crew *crew, u64 n) {
 }
 
 int snap_mem_write(struct snap_mem_write *w, struct err *err) {
-    struct writer wr = {.w = w, .pagemap = -1};
-    struct crew crew = {.one = write_chunk, .ctx = &wr, .count = snap_chunks(w->ram->size)};
+    struct crew crew = {.one = write_chunk, .ctx = w, .count = snap_chunks(w->ram->size)};
     w->written = 0;
     if (ftruncate(w->fd, (off_t)w->ram->size)) {
         return ERR_SET(err, errno == EFBIG || errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s: %s",
                        w->name, strerror(errno));
     }
-    if (w->ram->file) {
-        wr.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    }
     int rc = crew_run(&crew);
-    if (wr.pagemap >= 0) {
-        close(wr.pagemap);
-    }
     return !rc                  ? 0
            : rc == -ERR_NOSPACE ? ERR_SET(err, ERR_NOSPACE, "%s: the file system is full", w->name)
                                 : ERR_SET(err, ERR_IO, "%s: cannot be written", w->name);

@@ -20,6 +20,7 @@ struct snap_mem_write {
     const u64 *pages; /* incremental: which; NULL: all that are not zero */
     int fd;           /* empty file, for writing */
     const char *name; /* for messages */
+    int pagemap;      /* /proc/self/pagemap: what the guest never touched is not read; -1: it is */
     u8 *sums;         /* out: SHA256_SIZE for each chunk */
     u64 written;      /* out: bytes of pages */
 };

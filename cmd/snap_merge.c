@@ -54,7 +54,8 @@ static int memory_merge(const struct snap_file f[2], const int fd[2], int out, u
             rc = snap_read_at(fd[1], ram.hva + page * PAGE_SIZE, PAGE_SIZE, page * PAGE_SIZE);
         }
     }
-    struct snap_mem_write w = {.ram = &ram, .fd = out, .name = "the new memory", .sums = sums};
+    struct snap_mem_write w = {
+        .ram = &ram, .fd = out, .pagemap = -1, .name = "the new memory", .sums = sums};
     rc = rc ? ERR_SET(err, ERR_IO, "the memory cannot be read") : snap_mem_write(&w, err);
     munmap(p, size);
     return rc;

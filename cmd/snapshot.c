@@ -123,13 +123,11 @@ static void disks_flush(struct machine *m) {
     }
 }
 
-void snap_disk_stat(const struct disk_option *o, struct snap_disk *d) {
+void snap_disk_stat(const struct disk_option *o, int fd, struct snap_disk *d) {
     struct stat st;
-    char *real = realpath(o->open.path, NULL);
     *d = (struct snap_disk){.writable = !o->open.readonly};
-    snprintf(d->path, sizeof(d->path), "%s", real ? real : o->open.path);
-    free(real);
-    if (!stat(o->open.path, &st) && S_ISREG(st.st_mode)) {
+    snprintf(d->path, sizeof(d->path), "%s", o->open.path);
+    if (!(fd < 0 ? stat(o->open.path, &st) : fstat(fd, &st)) && S_ISREG(st.st_mode)) {
         d->size = (u64)st.st_size;
         d->mtime_ns = (s64)st.st_mtim.tv_sec * (s64)NSEC_PER_SEC + st.st_mtim.tv_nsec;
     }
@@ -145,7 +143,7 @@ static int disks_note(struct taking *t, struct err *err) {
                            "snapshot cannot refer to: use a qcow2 overlay",
                            o->disk[i].open.path);
         }
-        snap_disk_stat(&o->disk[i], &t->info.disk[i]);
+        snap_disk_stat(&o->disk[i], t->m->snapshot->disk_fd[i], &t->info.disk[i]);
     }
     t->info.disk_count = o->disk_count;
     return 0;
@@ -176,6 +174,7 @@ static int memory_write(struct taking *t, struct snapshot_result *result, struct
     struct snap_mem_write w = {.ram = &t->vm->backing,
                                .pages = t->pages,
                                .fd = t->o->memory_fd,
+                               .pagemap = t->m->snapshot->pagemap,
                                .name = t->o->memory_path ? t->o->memory_path : t->o->state_path,
                                .sums = t->sums};
     if (!at) {
@@ -221,6 +220,9 @@ static size_t words(const struct vm *vm) {
 static int snapshot_get(struct machine *m, struct err *err) {
     if (!m->snapshot) {
         m->snapshot = calloc(1, sizeof(*m->snapshot));
+    }
+    for (u32 i = 0; m->snapshot && !m->snapshot->opened && i < SNAP_MAX_DISKS; i++) {
+        m->snapshot->disk_fd[i] = m->snapshot->pagemap = -1;
     }
     return m->snapshot ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
 }
@@ -357,6 +359,10 @@ static int handle_engine(void *ctx, struct control_call *call, struct err *err) 
     if (!kvm && (!name || strcmp(name, "soft"))) {
         return ERR_SET(err, ERR_INVAL, "engine: not one of kvm, soft");
     }
+    if (m->o.fence) {
+        return ERR_SET(err, ERR_PERM,
+                       "the machine's process is fenced and cannot become another engine's");
+    }
     u64 begin = host_now(linux_host_host(m->lh));
     int rc = machine_switch_engine(m, kvm ? ENGINE_KVM : ENGINE_SOFT, err);
     u64 took = host_now(linux_host_host(m->lh)) - begin;
@@ -369,15 +375,52 @@ static const struct control_verb verbs[] = {
     {"engine", handle_engine},
 };
 
+/* What a snapshot needs of the file system, while the process may still name files. */
+static int files_open(struct machine *m, struct err *err) {
+    struct snapshot *s = m->snapshot;
+    s->opened = true;
+    for (u32 i = 0; i < m->o.disk_count; i++) {
+        struct disk_option *d = &m->o.disk[i];
+        char *real = realpath(d->open.path, NULL);
+        const char *kept = real ? run_options_keep(&m->o, real) : NULL;
+        free(real);
+        d->open.path = kept ? kept : d->open.path;
+        s->disk_fd[i] = open(d->open.path, O_PATH | O_CLOEXEC);
+        if (s->disk_fd[i] < 0) {
+            return ERR_SET(err, ERR_IO, "disk %s: %s", d->open.path, strerror(errno));
+        }
+    }
+    if (pc_vm(m->pc)->backing.file) {
+        s->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    }
+    return 0;
+}
+
 int snapshot_start(struct machine *m, struct err *err) {
+    int rc = snapshot_get(m, err);
+    rc = rc ? rc : files_open(m, err);
+    if (rc) {
+        return rc;
+    }
     if (control_add(m->control, verbs, ARRAY_LEN(verbs), m)) {
         return ERR_SET(err, ERR_NOSPACE, "the control socket has no room for snapshots");
     }
     return 0;
 }
 
+void snapshot_disk_changed(struct machine *m, u32 i) {
+    if (m->snapshot && m->snapshot->opened && i < SNAP_MAX_DISKS) {
+        close_one(&m->snapshot->disk_fd[i]);
+        m->snapshot->disk_fd[i] = open(m->o.disk[i].open.path, O_PATH | O_CLOEXEC);
+    }
+}
+
 void snapshot_end(struct machine *m) {
     if (m->snapshot) {
+        for (u32 i = 0; i < SNAP_MAX_DISKS; i++) {
+            close_one(&m->snapshot->disk_fd[i]);
+        }
+        close_one(&m->snapshot->pagemap);
         free(m->snapshot->written);
         free(m->snapshot);
         m->snapshot = NULL;

@@ -71,6 +71,8 @@ int snapshot_merge(const char *base, const char *path, const char *out, struct e
  * serves the request "snapshot" on the control socket. */
 int snapshot_start(struct machine *m, struct err *err);
 void snapshot_end(struct machine *m);
+/* Disk i has another file now (machine.o.disk[i]). */
+void snapshot_disk_changed(struct machine *m, u32 i);
 
 /* --- restoring ---------------------------------------------------------------------------------
  */

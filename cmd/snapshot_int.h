@@ -7,14 +7,19 @@
 #include "cmd/snapshot.h"
 
 struct snapshot {
+    /* Opened before the fence: files of the disks, to ask for sizes and times (O_PATH; -1: none),
+     * and this process's page tables, of a machine whose memory is a private mapping. */
+    int disk_fd[SNAP_MAX_DISKS];
+    int pagemap;
+    bool opened;
     bool has_base; /* an incremental one would stand on this: */
     u8 base_id[SNAP_ID_SIZE];
     char base[SNAPSHOT_PATH_MAX];
     u64 *written; /* pages written since; NULL: not noted */
 };
 
-/* Size and time of a disk's file, as they are now. */
-void snap_disk_stat(const struct disk_option *o, struct snap_disk *d);
+/* Size and time of a disk's file, as they are now; by fd, or by its name when that is negative. */
+void snap_disk_stat(const struct disk_option *o, int fd, struct snap_disk *d);
 
 /* engine_switch.c: what vm_save writes, into as much room as it takes (malloc). */
 struct vm;

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -199,7 +200,7 @@ static void test_memory(void **state) {
     int fd = temp();
     (void)state;
     make(&m, false);
-    struct snap_mem_write w = {.ram = &ram, .fd = fd, .name = "MEM", .sums = table};
+    struct snap_mem_write w = {.ram = &ram, .pagemap = -1, .fd = fd, .name = "MEM", .sums = table};
     assert_int_equal(snap_mem_write(&w, &err), 0);
     assert_int_equal(snap_read_at(fd, back, MEMORY, 0), 0);
     assert_memory_equal(back, ram.hva, MEMORY);
@@ -238,7 +239,7 @@ static void test_incremental(void **state) {
     make(&m, true);
     m.pages[page / 64] |= BIT(page % 64);
     struct snap_mem_write w = {
-        .ram = &ram, .pages = m.pages, .fd = fd, .name = "MEM", .sums = table};
+        .ram = &ram, .pagemap = -1, .pages = m.pages, .fd = fd, .name = "MEM", .sums = table};
     assert_int_equal(snap_mem_write(&w, &err), 0);
     assert_int_equal(w.written, 3 * PAGE_SIZE);
     assert_int_equal(check(&m, fd, table, &err), 0);
@@ -269,8 +270,10 @@ static void test_private(void **state) {
     assert_int_equal(linux_ram_map(from, MEMORY, &ram), 0);
     memcpy(ram.hva + LAYOUT_VMGENID, id, sizeof(id));
     memcpy(ram.hva + 3 * MIB, "own", 3);
-    struct snap_mem_write w = {.ram = &ram, .fd = fd, .name = "MEM", .sums = table};
+    struct snap_mem_write w = {.ram = &ram, .pagemap = -1, .fd = fd, .name = "MEM", .sums = table};
+    w.pagemap = open("/proc/self/pagemap", O_RDONLY);
     assert_int_equal(snap_mem_write(&w, &err), 0);
+    close(w.pagemap);
     assert_int_equal(w.written, 3 * PAGE_SIZE);
     assert_int_equal(check(&m, fd, table, &err), 0);
     char text[4];
