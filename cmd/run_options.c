@@ -78,7 +78,7 @@ static const struct option long_options[] = {
     {"vsock", required_argument, NULL, OPT_VSOCK},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
-    {"stats", no_argument, NULL, OPT_STATS},
+    {"stats", optional_argument, NULL, OPT_STATS},
     {"perf-map", optional_argument, NULL, OPT_PERF_MAP},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
@@ -141,7 +141,8 @@ static const char help_text[] =
     "  --config FILE            a machine in Firecracker's JSON format\n"
     "  --quiet                  no line about the engine\n"
     "  --fence on|off           drop rights and system calls before the guest runs (default: on)\n"
-    "  --stats                  print counters of the run at its end\n"
+    "  --stats[=full]           print counters of the run at its end; full: translated code\n"
+    "                           counts its instructions and lookups, which makes it slower\n"
     "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
     "                           System.map of the guest's kernel\n"
     "  --translator on|off      soft engine: translate hot code (default on)\n"
@@ -346,6 +347,15 @@ static int parse_on_off(bool *out, const char *name, const char *arg, struct err
     return 0;
 }
 
+static int parse_stats(struct run_options *o, const char *arg, struct err *err) {
+    if (arg && strcmp(arg, "full") != 0) {
+        return ERR_SET(err, ERR_INVAL, "--stats: full or nothing, not '%s'", arg);
+    }
+    o->stats = true;
+    o->translator.count = arg != NULL;
+    return 0;
+}
+
 static int parse_code_cache(struct run_options *o, const char *arg, struct err *err) {
     char *end;
     unsigned long mib = strtoul(arg, &end, 10);
@@ -442,8 +452,7 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
     case OPT_BALLOON:
         return parse_balloon(o, arg, err);
     case OPT_STATS:
-        o->stats = true;
-        return 0;
+        return parse_stats(o, arg, err);
     case OPT_PERF_MAP:
         o->perf_map = arg ? arg : "";
         return 0;

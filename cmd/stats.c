@@ -30,6 +30,22 @@ PRINTF_LIKE(2, 3) static void put(struct text *t, const char *fmt, ...) {
 
 #define LLU(v) ((unsigned long long)(v))
 
+static double percent(u64 part, u64 all) {
+    return all ? 100.0 * (double)part / (double)all : 0;
+}
+
+/* --stats=full */
+static void put_counted(struct text *t, const struct engine_tr_stats *s) {
+    const struct engine_tr_counted *n = &s->counted;
+    u64 hits = n->looks > s->misses ? n->looks - s->misses : 0;
+    u64 found = n->jumps > s->jump_misses ? n->jumps - s->jump_misses : 0;
+    put(t, "  executed in translated code: instructions %llu\n", LLU(n->instructions));
+    put(t, "  looks: hits %llu (%.3f %%), misses %llu\n", LLU(hits), percent(hits, n->looks),
+        LLU(s->misses));
+    put(t, "  indirect jumps: found %llu (%.3f %%), not in the table %llu\n", LLU(found),
+        percent(found, n->jumps), LLU(s->jump_misses));
+}
+
 static void put_translator(struct text *t, const struct engine_tr_stats *s) {
     static const char *const why[ENGINE_TR_LEFT] = {
         "exceptions", "unjoined jumps",        "entries refused", "indirect targets unknown",
@@ -46,7 +62,11 @@ static void put_translator(struct text *t, const struct engine_tr_stats *s) {
     for (u32 k = 0; k < ENGINE_TR_LEFT; k++) {
         put(t, "%s %s %llu", k ? "," : "", why[k], LLU(s->left[k]));
     }
-    put(t, "\n  memory: misses %llu, left to the interpreter %llu\n", LLU(s->misses), LLU(s->slow));
+    put(t, "\n  memory: misses %llu, left to the interpreter %llu, over page ends %llu\n",
+        LLU(s->misses), LLU(s->slow), LLU(s->crossed));
+    if (s->counting) {
+        put_counted(t, s);
+    }
     put(t, "  instructions left to the interpreter %llu:", LLU(s->steps));
     for (size_t k = 0; k < ARRAY_LEN(s->step_top) && s->step_top[k].count; k++) {
         put(t, "%s %s %llu", k ? "," : "", insn_name(s->step_top[k].id), LLU(s->step_top[k].count));

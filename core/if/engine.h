@@ -44,6 +44,7 @@ struct engine_vm {
         u32 verify;    /* lock-step with the interpreter: one of so many entries of generated code
                           is checked; 0: none. One vCPU only. */
         bool audit;    /* the decoder looks at all generated code (tr_audit.c) */
+        bool count;    /* generated code counts what it does: stats.tr.counted */
         /* When not NULL: told of each translation, where it lies and the address of the guest's
          * instruction. On the vCPUs' threads. */
         void (*named)(void *ctx, const void *code, size_t size, u64 rip);
@@ -148,12 +149,21 @@ struct engine_stats {
     u64 exceptions;
     /* The translator's; 0 where there is none. */
     struct engine_tr_stats {
-        u64 blocks, bytes_in, bytes_out;  /* translated, guest bytes, code made of them */
-        u64 entries;                      /* of translated code by the run loop */
-        u64 cold;                         /* blocks that the run loop left to the interpreter */
-        u64 left[ENGINE_TR_LEFT];         /* why translated code was left, see below */
-        u64 misses;                       /* of the inline translation cache */
-        u64 slow;                         /* accesses left to the interpreter */
+        u64 blocks, bytes_in, bytes_out; /* translated, guest bytes, code made of them */
+        u64 entries;                     /* of translated code by the run loop */
+        u64 cold;                        /* blocks that the run loop left to the interpreter */
+        u64 left[ENGINE_TR_LEFT];        /* why translated code was left, see below */
+        u64 misses;                      /* of the inline translation cache */
+        u64 slow;                        /* accesses left to the interpreter */
+        u64 crossed;                     /* of these, those over a page end */
+        u64 jump_misses;                 /* targets that the table of jumps did not have */
+        bool counting;                   /* translator.count: */
+        struct engine_tr_counted {
+            u64 instructions; /* in translated code, those left to the interpreter not included; an
+                                 exception in the middle of a run between two jumps counts it all */
+            u64 looks;        /* into the inline translation cache, with misses */
+            u64 jumps;        /* into the table of jumps, with misses */
+        } counted;
         u64 steps;                        /* single instructions done by the interpreter */
         u64 links, kills;                 /* jumps joined; traces outdated because code changed */
         u64 flushed_remap, flushed_slots; /* everything forgotten: RAM or features changed; too many

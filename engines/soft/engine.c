@@ -299,6 +299,7 @@ static void soft_kick(struct engine_vcpu *ev) {
 static void soft_stats(struct engine_vcpu *ev, struct engine_stats *stats) {
     *stats = soft_of(ev)->stats;
     soft_tr_stats(soft_of(ev), &stats->tr);
+    stats->instructions += stats->tr.counted.instructions;
     if (soft_of(ev)->verify) {
         stats->verify = soft_of(ev)->verify->stats;
     }

@@ -88,9 +88,24 @@ int soft_tr_create(struct soft_vcpu *c) {
     return 0;
 }
 
+/* The counters that explain most, among the lines of --trace translator. */
+static void trace_counts(const struct soft_vcpu *c) {
+    const struct engine_tr_stats *s = &c->tr->stats;
+    const struct engine_tr_counted *n = &c->tr_counted;
+    TRACE(c->vm->ev->trace, TRACE_TRANSLATOR,
+          "counts: %llu traces, entered %llu times, %llu looks missed, %llu indirect jumps not "
+          "found, %llu instructions interpreted; with --stats=full: %llu instructions, %llu looks, "
+          "%llu indirect jumps",
+          (unsigned long long)s->blocks, (unsigned long long)s->entries,
+          (unsigned long long)s->misses, (unsigned long long)s->left[TR_INDIRECT],
+          (unsigned long long)c->stats.instructions, (unsigned long long)n->instructions,
+          (unsigned long long)n->looks, (unsigned long long)n->jumps);
+}
+
 void soft_tr_destroy(struct soft_vcpu *c) {
     soft_look_destroy(c);
     if (c->tr) {
+        trace_counts(c);
         release(c->tr, c->vm->host);
     }
     c->tr = NULL;
@@ -100,6 +115,7 @@ void soft_tr_flush(struct soft_vcpu *c) {
     if (c->tr) {
         c->tr->stats.flushed_remap++;
         TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "flush: memory or features changed");
+        trace_counts(c);
         tr_cache_forget(c);
     }
 }
@@ -258,11 +274,20 @@ static void emit(struct soft_tr *t) {
     t->lost = FLAGS_AT_HOME;
     t->vec_done = false;
     tr_entries(t);
+    tr_count_begin(t);
     for (u32 at = 0; at < t->trace_len;) {
         const struct tr_insn *i = &t->trace[at];
-        u32 first = t->exit_count, n = put_one(t, at);
+        bool step = i->class == CLASS_STEP || i->class == CLASS_STEP_END;
+        u32 first = t->exit_count, n;
+        t->run.insns += step ? 0 : 1;
+        n = put_one(t, at);
+        t->run.insns += n - 1;
         note_behind(t, at, n, first);
         at += n;
+        if (i->class == CLASS_JCC && at < t->trace_len) {
+            tr_count_end(t);
+            tr_count_begin(t);
+        }
         if (i->insn.flags_write) {
             bool all = i->class == CLASS_COPY && tr_flags_killed(&i->insn) == FLAG_ARITH;
             t->writer = all ? t->now : TR_NONE;
@@ -272,6 +297,7 @@ static void emit(struct soft_tr *t) {
     if (falls_out(&t->trace[t->trace_len - 1])) {
         tr_edge(t, t->trace_next, tr_jmp(t));
     }
+    tr_count_end(t);
     tr_late_pieces(t);
     t->blocks[t->block].to = t->used;
     t->used = (u32)ALIGN_UP(t->used, 16u);
@@ -716,6 +742,9 @@ void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats) {
     }
     *stats = t->stats;
     stats->code_bytes = tr_cache_touched(t);
+    stats->jump_misses = t->stats.left[TR_INDIRECT];
+    stats->counting = c->vm->ev->translator.count;
+    stats->counted = c->tr_counted;
     for (u32 id = 0; id < INSN_COUNT; id++) {
         u64 count = t->step_count[id];
         for (u32 k = 0; k < ARRAY_LEN(stats->step_top); k++) {

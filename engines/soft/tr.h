@@ -246,8 +246,12 @@ struct soft_tr {
     enum tr_flags_at flags_at; /* where the trace wants them when it begins */
     bool saved;                /* flags are in c->tr_flags */
     u32 lost;                  /* RFLAGS was destroyed, nobody will read it: FLAGS_AT_*, or 0 */
-    u32 now, writer;           /* being translated; last that wrote all flags, or TR_NONE */
-    bool vec_done;             /* vector registers were seen to be loaded */
+    struct {
+        u32 insns, looks; /* of the instructions up to the next jump that may leave */
+        u32 at[2];        /* where the code that adds them has the numbers */
+    } run;
+    u32 now, writer; /* being translated; last that wrote all flags, or TR_NONE */
+    bool vec_done;   /* vector registers were seen to be loaded */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
         u32 back;    /* where the late piece returns to */
@@ -398,6 +402,10 @@ void tr_flags_clobber(struct soft_tr *t, u16 live); /* RFLAGS will be lost */
 void tr_flags_need(struct soft_tr *t);              /* RFLAGS must be the guest's */
 
 void tr_entries(struct soft_tr *t);
+/* Counting (translator.count): a run of instructions begins, ends; an indirect jump. */
+void tr_count_begin(struct soft_tr *t);
+void tr_count_end(struct soft_tr *t);
+void tr_count_jump(struct soft_tr *t);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
 void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);

@@ -46,6 +46,7 @@ static const struct {
     {C_OFF(tr_resume), 8},
     {C_OFF(tr_temp), 8},
     {C_OFF(tr_turns), 8},
+    {C_OFF(tr_counted), sizeof(struct engine_tr_counted)},
 };
 
 static bool place_allowed(u64 at, u32 size) {

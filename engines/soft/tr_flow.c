@@ -162,6 +162,46 @@ void tr_entries(struct soft_tr *t) {
     }
 }
 
+/* --- counting ----------------------------------------------------------------------------------
+ */
+
+static bool counts(const struct soft_tr *t) {
+    return t->c->vm->ev->translator.count;
+}
+
+/* Adds a number to a counter, keeping flags; returns where the number is. */
+static u32 put_add(struct soft_tr *t, size_t offset, u32 n) {
+    tr_gs_load(t, H_TEMP, offset);
+    tr_u8(t, 0x4d); /* lea r14, [r14 + n] */
+    tr_u8(t, 0x8d);
+    tr_u8(t, 0x80 | (H_TEMP & 7) << 3 | (H_TEMP & 7));
+    tr_u32(t, n);
+    u32 at = t->used - 4;
+    tr_gs_store(t, H_TEMP, offset);
+    return at;
+}
+
+void tr_count_begin(struct soft_tr *t) {
+    if (counts(t)) {
+        t->run.insns = t->run.looks = 0;
+        t->run.at[0] = put_add(t, C_OFF(tr_counted.instructions), 0);
+        t->run.at[1] = put_add(t, C_OFF(tr_counted.looks), 0);
+    }
+}
+
+void tr_count_end(struct soft_tr *t) {
+    if (counts(t)) {
+        memcpy(t->code.rw + t->run.at[0], &t->run.insns, 4);
+        memcpy(t->code.rw + t->run.at[1], &t->run.looks, 4);
+    }
+}
+
+void tr_count_jump(struct soft_tr *t) {
+    if (counts(t)) {
+        (void)put_add(t, C_OFF(tr_counted.jumps), 1);
+    }
+}
+
 /* --- jumps -------------------------------------------------------------------------------------
  */
 
@@ -196,6 +236,7 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     u32 exit = tr_exit_new(t, TR_INDIRECT, i->rip);
     t->exits[exit].size = (u16)moved;
     tr_flags_clobber(t, FLAG_ARITH);
+    tr_count_jump(t);
     tr_u8(t, 0x47); /* lea r14d, [r15 + r15]: entries of 16 bytes, addressed by steps of 8 */
     tr_u8(t, 0x8d);
     tr_u8(t, (H_TEMP & 7) << 3 | 4);

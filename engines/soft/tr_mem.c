@@ -90,6 +90,7 @@ static s32 tags(bool write) {
 
 static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write) {
     struct tr_exit *e = &t->exits[tr_exit_new(t, TR_MISS, i->rip)];
+    t->run.looks++;
     e->size = (u16)size;
     e->access = write ? ACCESS_WRITE : ACCESS_READ;
     e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;

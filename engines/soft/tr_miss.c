@@ -119,7 +119,7 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
         c->block = one->block;
         c->block_rip = c->next_rip;
         c->uop = one->block->uop;
-        c->stats.instructions++;
+        c->stats.instructions += !c->vm->ev->translator.count; /* else counted already */
         c->uop->fn(c, c->uop);
         tr_flags_out(c);
     } while (++done < e->count && !wanted(c));
@@ -139,6 +139,7 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     u64 phys;
     stand_at(c, e);
     t->stats.misses++;
+    t->stats.crossed += crosses;
     bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
     if (crosses || odd || !is_canonical(linear) || (e->seg && !c->seg_open[e->seg])) {
         return slow(c, e);

@@ -358,6 +358,9 @@ static void test_balloon(void **state) {
     assert_false(o.balloon.opts.hinting);
     BAD("--balloon: target=12K", "--balloon", "target=12K", NULL);
     BAD("--balloon: target=", "--balloon", "target", NULL);
+    BAD("--stats: full or nothing, not 'some'", "--stats=some", NULL);
+    GOOD("--stats=full", NULL);
+    assert_true(o.stats && o.translator.count);
     BAD("--balloon: stats=65536", "--balloon", "stats=65536", NULL);
     BAD("--balloon: unknown option 'up'", "--balloon", "up", NULL);
     BAD("--balloon: unknown option ''", "--balloon", "on,", NULL);
