@@ -346,6 +346,15 @@ static void test_vsock(void **state) {
     BAD("--vsock: needs CID,path=SOCKET", "--vsock", "3,path=", NULL);
 }
 
+static void test_stats(void **state) {
+    (void)state;
+    GOOD("--stats", NULL);
+    assert_true(o.stats && !o.translator.count);
+    GOOD("--stats=full", NULL);
+    assert_true(o.stats && o.translator.count);
+    BAD("--stats: full or nothing, not 'some'", "--stats=some", NULL);
+}
+
 static void test_balloon(void **state) {
     (void)state;
     GOOD("--balloon", "on", NULL);
@@ -358,9 +367,6 @@ static void test_balloon(void **state) {
     assert_false(o.balloon.opts.hinting);
     BAD("--balloon: target=12K", "--balloon", "target=12K", NULL);
     BAD("--balloon: target=", "--balloon", "target", NULL);
-    BAD("--stats: full or nothing, not 'some'", "--stats=some", NULL);
-    GOOD("--stats=full", NULL);
-    assert_true(o.stats && o.translator.count);
     BAD("--balloon: stats=65536", "--balloon", "stats=65536", NULL);
     BAD("--balloon: unknown option 'up'", "--balloon", "up", NULL);
     BAD("--balloon: unknown option ''", "--balloon", "on,", NULL);
@@ -374,7 +380,7 @@ int main(void) {
         T(test_defaults),           T(test_plain_options), T(test_nets),     T(test_sizes),
         T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
         T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
-        T(test_config_and_options), T(test_balloon),       T(test_vsock),
+        T(test_config_and_options), T(test_stats),         T(test_balloon),  T(test_vsock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
