@@ -62,6 +62,7 @@ struct run_options {
     struct share_option share[OPT_MAX_SHARES];
     u32 share_count;
     struct vsock_option vsock;
+    struct cloud_init_option cloud_init;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;

@@ -162,6 +162,11 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
         rc = attach(pc, cfg, virtio_balloon_create(env, &cfg->balloon.opts, err), TRANSPORT_DEFAULT,
                     "balloon", err);
     }
+    if (!rc && cfg->seed) {
+        const struct virtio_blk_opts opts = {.serial = "sosia-seed", .readonly = true};
+        rc = attach(pc, cfg, virtio_blk_create(env, cfg->seed, &opts, err), TRANSPORT_DEFAULT,
+                    "seed", err);
+    }
     if (!rc && cfg->vsock.backend) {
         rc = attach(pc, cfg, virtio_vsock_create(env, cfg->vsock.backend, cfg->vsock.cid, err),
                     TRANSPORT_DEFAULT, "vsock", err);
