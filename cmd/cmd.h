@@ -58,6 +58,7 @@ struct run_options {
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
     u32 net_count;
+    struct rate_limit rng_limit; /* all zero: none */
     struct balloon_config balloon;
     struct share_option share[OPT_MAX_SHARES];
     u32 share_count;

@@ -162,6 +162,7 @@ static void config_fill(struct machine *m) {
     c->memory = o->memory;
     c->cmdline = o->cmdline ? o->cmdline : "console=ttyS0";
     c->rng = o->rng;
+    c->rng_limit = o->rng_limit;
     c->balloon = o->balloon;
     c->test_devices = o->test_devices;
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;

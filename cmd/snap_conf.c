@@ -50,6 +50,7 @@ static const struct field run_fields[] = {
     R("mmio", BOOL, mmio, 0),
     R("mmio-cmdline", BOOL, mmio_cmdline, 0),
     R("rng", BOOL, rng, 0),
+    R("rng-limit", LIMIT, rng_limit, 0),
     R("cloud-init-user-data", PATH, cloud_init.user_data, 0),
     R("cloud-init-meta-data", PATH, cloud_init.meta_data, 0),
     R("cloud-init-network-config", PATH, cloud_init.network_config, 0),

@@ -97,7 +97,8 @@ struct machine_config {
     u32 net_count;
     struct share_config share[MACHINE_MAX_SHARES];
     u32 share_count;
-    bool rng; /* virtio-rng */
+    bool rng;                    /* virtio-rng */
+    struct rate_limit rng_limit; /* all zero: none */
     struct balloon_config balloon;
     struct vsock_config vsock;
     bool test_devices; /* isa-debug-exit, pc-testdev */

@@ -156,7 +156,8 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
                     TRANSPORT_DEFAULT, "console", err);
     }
     if (!rc && cfg->rng) {
-        rc = attach(pc, cfg, virtio_rng_create(env, err), TRANSPORT_DEFAULT, "rng", err);
+        rc = attach(pc, cfg, virtio_rng_create(env, &cfg->rng_limit, err), TRANSPORT_DEFAULT, "rng",
+                    err);
     }
     if (!rc && cfg->balloon.present) {
         rc = attach(pc, cfg, virtio_balloon_create(env, &cfg->balloon.opts, err), TRANSPORT_DEFAULT,

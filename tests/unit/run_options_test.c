@@ -284,7 +284,7 @@ static void test_refused(void **state) {
     BAD("--debugcon ", "--debugcon", "", NULL);
     BAD("--rng: on or off", "--rng", "maybe", NULL);
     BAD("nonsense", "--trace", "pio,nonsense", NULL);
-    BAD("cannot both be stdio", "--virtio-console", "stdio", NULL);
+    BAD("only one console can be stdio", "--console", "stdio", "--virtio-console", "stdio", NULL);
     BAD("extra: not an option", "extra", NULL);
     BAD("extra: not an option", "--", "extra", NULL);
     BAD("--frobnicate: unknown option", "--frobnicate", NULL);
