@@ -17,6 +17,7 @@
 #include "cmd/api_log.h"
 #include "cmd/api_metrics.h"
 #include "cmd/machine.h"
+#include "cmd/mmds_http.h"
 #include "cmd/mmds_store.h"
 
 /* The version of Firecracker whose API this is. */
@@ -40,7 +41,9 @@ struct api {
     struct api_log log;
     struct api_metrics metrics;
     struct mmds_store mmds;
-    u64 start_us, ready_us; /* of the process, for metrics; 0: unknown */
+    struct mmds_service service;                     /* host NULL: no card has it */
+    struct net_backend *mmds_card[MACHINE_MAX_NETS]; /* those that have it */
+    u64 start_us, ready_us;                          /* of the process, for metrics; 0: unknown */
 };
 
 int api_init(struct api *a, struct linux_host *lh, const char *id); /* 0 or -ERR_NOMEM */
@@ -85,9 +88,6 @@ int api_put_many(struct api *a, struct api_call *call, json_t **out, struct api_
 int api_patch_machine(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_put_logger(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_put_metrics(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
-int api_get_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
-int api_put_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
-int api_patch_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_refuse_missing(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_get_sosia(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 
@@ -96,6 +96,15 @@ int api_put_action(struct api *a, struct api_call *call, json_t **out, struct ap
 int api_patch_vm(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_net(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+/* api_mmds.c */
+int api_get_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+int api_put_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+int api_patch_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
+/* machine.wrap_net: puts the service in front of a card's back end. */
+int api_mmds_wrap(void *ctx, u32 i, struct net_backend **be, struct err *err);
+/* Of all cards together. */
+void api_mmds_counters(const struct api *a, struct mmds_counters *sum);
+
 /* api_balloon.c */
 int api_get_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);
 int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct api_text *e);

@@ -302,6 +302,22 @@ static void set_blocks(const struct api *a, json_t *root) {
     }
 }
 
+static void set_mmds(const struct api *a, json_t *root) {
+    struct mmds_counters n;
+    api_mmds_counters(a, &n);
+    set(root, "mmds", "rx_count", n.rx_frames);
+    set(root, "mmds", "rx_accepted", n.rx_frames - n.rx_bad);
+    set(root, "mmds", "rx_accepted_err", n.rx_bad);
+    set(root, "mmds", "rx_no_token", a->service.no_token);
+    set(root, "mmds", "rx_invalid_token", a->service.invalid_token);
+    set(root, "mmds", "tx_count", n.tx_frames);
+    set(root, "mmds", "tx_frames", n.tx_frames);
+    set(root, "mmds", "tx_bytes", n.tx_bytes);
+    set(root, "mmds", "tx_errors", n.tx_errors);
+    set(root, "mmds", "connections_created", n.opened);
+    set(root, "mmds", "connections_destroyed", n.closed);
+}
+
 static void set_balloon(struct machine *m, json_t *root) {
     struct balloon_stats s;
     if (!pc_balloon_stats(m->pc, &s)) {
@@ -329,6 +345,7 @@ json_t *api_metrics_totals(struct api *a) {
         set_nets(a, root);
         set_blocks(a, root);
         set_balloon(a->m, root);
+        set_mmds(a, root);
     }
     return root;
 }

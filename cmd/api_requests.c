@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests that configure and that look: resources, logger, metrics, metadata. Host files that a
+ * Requests that configure and that look: resources, logger, metrics. Host files that a
  * resource names are opened here once to tell about mistakes early, as Firecracker does.
  */
 #include <errno.h>
@@ -157,7 +157,7 @@ int api_refuse_missing(struct api *a, struct api_call *call, json_t **out, struc
     return api_refuse(e, "The requested operation is not supported: %s", missing[call->arg]);
 }
 
-/* --- logger, metrics, metadata ---------------------------------------------------------------- */
+/* --- logger, metrics ---------------------------------------------------------------- */
 
 int api_put_logger(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
     char why[200] = "";
@@ -187,22 +187,4 @@ int api_put_metrics(struct api *a, struct api_call *call, json_t **out, struct a
     m->emit_id = json_is_true(json_object_get(call->body, "emit_id"));
     m->properties = json_incref(json_object_get(call->body, "properties"));
     return api_config_put(&a->config, API_METRICS, take_body(call), e);
-}
-
-int api_get_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)call;
-    (void)e;
-    const json_t *data = a->mmds.data;
-    *out = data && !json_is_null(data) ? json_deep_copy(data) : json_object();
-    return 0;
-}
-
-int api_put_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)out;
-    return mmds_store_put(&a->mmds, take_body(call), e);
-}
-
-int api_patch_mmds(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
-    (void)out;
-    return mmds_store_patch(&a->mmds, call->body, e);
 }

@@ -197,6 +197,8 @@ static int load(struct api *a, const json_t *body, struct err *err) {
     }
     a->m->lh = a->lh;
     a->m->main_ns = host_now(linux_host_host(a->lh));
+    a->m->wrap_net = api_mmds_wrap;
+    a->m->wrap_ctx = a;
     linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     int rc = snapshot_open(&how, &a->m->o, &a->m->restore, err);
     rc = rc ? rc : machine_create(a->m, err);

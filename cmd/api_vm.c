@@ -24,6 +24,7 @@ void api_machine_drop(struct api *a) {
         machine_destroy(a->m);
         free(a->m);
         a->m = NULL;
+        memset(a->mmds_card, 0, sizeof(a->mmds_card));
     }
 }
 
@@ -34,6 +35,8 @@ static int machine_make(struct api *a, struct err *err) {
     }
     a->m->lh = a->lh;
     a->m->main_ns = host_now(linux_host_host(a->lh));
+    a->m->wrap_net = api_mmds_wrap;
+    a->m->wrap_ctx = a;
     options_default(&a->m->o);
     a->m->o.fence = !a->no_fence;
     linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */

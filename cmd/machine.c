@@ -59,6 +59,9 @@ static int nets_open(struct machine *m, struct err *err) {
     for (u32 i = 0; i < m->o.net_count && !rc; i++) {
         rc = net_open(m->lh, &m->o.net[i], machine ? machine : file, i, &m->cfg.net[i], err);
         m->cfg.net_count += rc ? 0 : 1;
+        if (!rc && m->wrap_net) {
+            rc = m->wrap_net(m->wrap_ctx, i, &m->cfg.net[i].backend, err);
+        }
     }
     free(machine);
     return rc;
@@ -75,11 +78,6 @@ static int shares_open(struct machine *m, struct err *err) {
         m->cfg.share_count++;
     }
     return 0;
-}
-
-static int seed_open(struct machine *m, struct err *err) {
-    const struct cloud_init_option *o = &m->o.cloud_init;
-    return o->user_data ? cloud_init_open(m->lh, o, &m->cfg.seed, err) : 0;
 }
 
 static int vsock_open(struct machine *m, struct err *err) {
@@ -162,7 +160,6 @@ static void config_fill(struct machine *m) {
     c->memory = o->memory;
     c->cmdline = o->cmdline ? o->cmdline : "console=ttyS0";
     c->rng = o->rng;
-    c->rng_limit = o->rng_limit;
     c->balloon = o->balloon;
     c->test_devices = o->test_devices;
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
@@ -192,7 +189,6 @@ int machine_create(struct machine *m, struct err *err) {
     }
     rc = rc ? rc : nets_open(m, err);
     rc = rc ? rc : shares_open(m, err);
-    rc = rc ? rc : seed_open(m, err);
     rc = rc ? rc : vsock_open(m, err);
     rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
@@ -260,9 +256,6 @@ void machine_destroy(struct machine *m) {
     }
     for (u32 i = 0; i < m->cfg.share_count; i++) {
         m->cfg.share[i].backend->ops->close(m->cfg.share[i].backend);
-    }
-    if (m->cfg.seed) {
-        m->cfg.seed->ops->close(m->cfg.seed);
     }
     if (m->cfg.vsock.backend) {
         m->cfg.vsock.backend->ops->destroy(m->cfg.vsock.backend);

@@ -44,6 +44,10 @@ struct machine {
     struct restore *restore;   /* a machine from a snapshot (snapshot_open); NULL: a fresh one */
     struct snapshot *snapshot; /* what snapshot_save knows of earlier ones */
     struct perf_map *perf_map;
+    /* Optional: may put something in front of a card's back end (NULL: it has none), which it then
+     * owns. */
+    int (*wrap_net)(void *ctx, u32 i, struct net_backend **be, struct err *err);
+    void *wrap_ctx;
     int status_fd;       /* /proc/self/status, opened before the fence; for --stats */
     char **argv;         /* the command, for `sosia ls`; NULL: not told */
     u64 main_ns;         /* host clock when the command began; the caller fills it */

@@ -285,7 +285,7 @@ int net_receive(void *device, const struct iov *iov, u32 count) {
     struct device_env *env = net->vdev.env;
     mutex_lock(env->host, env->lock);
     int error = rx_locked(net, iov, count);
-    net->refused = error;
+    net->refused |= error != 0; /* until rx_ready: others may have been refused before this one */
     mutex_unlock(env->host, env->lock);
     return error;
 }

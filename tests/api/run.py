@@ -6,6 +6,7 @@ The API from outside: every operation of docs/openapi.yaml, right and wrong, its
 file; HTTP as clients send it; and whole life cycles of a Linux guest. PATTERN selects tests by name. Prints a
 line for each and, last, "api: N passed, N failed".
 """
+import hashlib
 import json
 import os
 import re
@@ -399,6 +400,46 @@ def balloon(tmp):
     s.stop()
 
 
+MMDS_TEST = (
+    "ip addr add 169.254.0.2/16 dev eth0; ip link set eth0 up; G=http://169.254.169.254; "
+    "echo plain $(wget -q -O - $G/latest/) end; echo leaf $(wget -q -O - $G/latest/meta-data/name) end; "
+    "echo json $(wget -q --header Accept:application/json -O - $G/latest/meta-data) end; "
+    "echo big $(wget -q -O - $G/big | md5sum) end; "
+    "for i in 1 2 3 4 5 6 7 8 9 10; do wget -q -O - $G/latest/meta-data/name; done | md5sum; "
+    "wget -O - $G/latest/none 2>&1 | grep -o 404; "
+    "printf 'PUT /latest/api/token HTTP/1.0\\r\\nX-metadata-token-ttl-seconds: 60\\r\\n\\r\\n' | "
+    "nc 169.254.169.254 80 | tail -1 >/dev/shm/t; "
+    "echo token $(wget -q --header X-metadata-token:$(cat /dev/shm/t) -O - $G/latest/meta-data/name) end; "
+    "wget -O - $G/latest/meta-data/name 2>&1 | grep -o 401; "
+    "wget --header X-metadata-token:00$(cat /dev/shm/t) -O - $G/latest/ 2>&1 | grep -o 401; echo done;")
+
+
+def metadata(tmp):
+    """The metadata service from inside the guest, with both versions of it."""
+    big = "0123456789abcdef" * 2500
+    for version in ("V1", "V2"):
+        s = Server(API, tmp, name=version)
+        s.good("PUT", "/mmds", {"latest": {"meta-data": {"name": "sosia", "n": 3}, "user-data": "x"}, "big": big})
+        s.good("PUT", "/network-interfaces/eth0", {"iface_id": "eth0", "sosia_network": "none"})
+        s.good("PUT", "/mmds/config", {"network_interfaces": ["eth0"], "version": version})
+        start_linux(s, args=ARGS + ' sosia.run="mount -t tmpfs shm /mnt; mount --bind /mnt /tmp; mkdir /dev/shm; ' +
+                    MMDS_TEST + '"')
+        s.wait_text("\ndone")
+        text = s.text()
+        if version == "V1":
+            expect("plain meta-data/ user-data end" in text and "leaf sosia end" in text, text)
+            expect('json {"name":"sosia","n":3} end' in text, text)
+            expect("big %s - end" % hashlib.md5(big.encode()).hexdigest() in text, text)
+            expect(hashlib.md5(b"sosia" * 10).hexdigest() in text and "404" in text, text)
+            expect("401" not in text, text)
+        else:
+            expect("plain end" in text and text.count("\n401") == 2, text)
+        expect("token sosia end" in text, text)
+        lines = s.good("GET", "/sosia/metrics")
+        expect(re.search(r"(?m)^firecracker_mmds_connections_created [1-9]", lines), "metrics")
+        s.stop()
+
+
 def failures(tmp):
     """Starts that fail leave the API as it was."""
     s = Server(API, tmp)
@@ -418,7 +459,7 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, failures]
+TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, failures]
 
 
 def main():
