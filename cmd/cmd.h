@@ -58,10 +58,12 @@ struct run_options {
     u32 disk_count;
     struct net_option net[OPT_MAX_NETS];
     u32 net_count;
+    struct rate_limit rng_limit; /* all zero: none */
     struct balloon_config balloon;
     struct share_option share[OPT_MAX_SHARES];
     u32 share_count;
     struct vsock_option vsock;
+    struct cloud_init_option cloud_init;
     const char *module[OPT_MAX_MODULES]; /* "FILE[ ARGUMENTS]" */
     u32 module_count;
     struct engine_translator translator;

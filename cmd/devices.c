@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* --balloon and --vsock: from their text to the devices' configuration. */
+/* --balloon, --vsock and --cloud-init: from their text to the devices' configuration. */
 #include "cmd/devices.h"
 
 #include <errno.h>
@@ -125,6 +125,29 @@ int vsock_option_parse(struct vsock_option *v, char *text, struct err *err) {
     }
     if (!rc && (!v->path || !*v->path)) {
         rc = ERR_SET(err, ERR_INVAL, "--vsock: needs CID,path=SOCKET");
+    }
+    return rc;
+}
+
+/* --- cloud-init --------------------------------------------------------------------------------
+ */
+
+int cloud_init_parse(struct cloud_init_option *c, char *text, struct err *err) {
+    struct item it = {.option = "--cloud-init", .err = err};
+    int rc = 0;
+    *c = (struct cloud_init_option){0};
+    while (!rc && next_item(&text, &it)) {
+        const char **path = !strcmp(it.key, "user-data")        ? &c->user_data
+                            : !strcmp(it.key, "meta-data")      ? &c->meta_data
+                            : !strcmp(it.key, "network-config") ? &c->network_config
+                                                                : NULL;
+        rc = !path ? unknown(&it) : !it.value || !*it.value ? bad_value(&it, "a file") : 0;
+        if (!rc) {
+            *path = it.value;
+        }
+    }
+    if (!rc && !c->user_data) {
+        rc = ERR_SET(err, ERR_INVAL, "--cloud-init: needs user-data=FILE");
     }
     return rc;
 }

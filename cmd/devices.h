@@ -3,6 +3,7 @@
 #ifndef CMD_DEVICES_H
 #define CMD_DEVICES_H
 
+#include "cmd/cloud_init.h"
 #include "core/base/err.h"
 #include "core/board/config.h"
 

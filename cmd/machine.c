@@ -80,6 +80,11 @@ static int shares_open(struct machine *m, struct err *err) {
     return 0;
 }
 
+static int seed_open(struct machine *m, struct err *err) {
+    const struct cloud_init_option *o = &m->o.cloud_init;
+    return o->user_data ? cloud_init_open(m->lh, o, &m->cfg.seed, err) : 0;
+}
+
 static int vsock_open(struct machine *m, struct err *err) {
     const struct vsock_option *o = &m->o.vsock;
     m->cfg.vsock.cid = o->cid;
@@ -160,6 +165,7 @@ static void config_fill(struct machine *m) {
     c->memory = o->memory;
     c->cmdline = o->cmdline ? o->cmdline : "console=ttyS0";
     c->rng = o->rng;
+    c->rng_limit = o->rng_limit;
     c->balloon = o->balloon;
     c->test_devices = o->test_devices;
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
@@ -189,6 +195,7 @@ int machine_create(struct machine *m, struct err *err) {
     }
     rc = rc ? rc : nets_open(m, err);
     rc = rc ? rc : shares_open(m, err);
+    rc = rc ? rc : seed_open(m, err);
     rc = rc ? rc : vsock_open(m, err);
     rc = rc ? rc : consoles_open(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
@@ -256,6 +263,9 @@ void machine_destroy(struct machine *m) {
     }
     for (u32 i = 0; i < m->cfg.share_count; i++) {
         m->cfg.share[i].backend->ops->close(m->cfg.share[i].backend);
+    }
+    if (m->cfg.seed) {
+        m->cfg.seed->ops->close(m->cfg.seed);
     }
     if (m->cfg.vsock.backend) {
         m->cfg.vsock.backend->ops->destroy(m->cfg.vsock.backend);

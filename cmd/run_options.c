@@ -38,6 +38,7 @@ enum option_id {
     OPT_RNG,
     OPT_BALLOON,
     OPT_VSOCK,
+    OPT_CLOUD_INIT,
     OPT_QUIET,
     OPT_STATS,
     OPT_FENCE,
@@ -76,6 +77,7 @@ static const struct option long_options[] = {
     {"rng", required_argument, NULL, OPT_RNG},
     {"balloon", required_argument, NULL, OPT_BALLOON},
     {"vsock", required_argument, NULL, OPT_VSOCK},
+    {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
     {"stats", optional_argument, NULL, OPT_STATS},
@@ -128,6 +130,8 @@ static const char help_text[] =
     "                           how virtio devices are attached (default: pci); mmio-cmdline also\n"
     "                           names them on the kernel command line, for acpi=off\n"
     "  --rng on|off             virtio entropy device (default: on)\n"
+    "  --cloud-init user-data=FILE[,meta-data=FILE][,network-config=FILE]\n"
+    "                           what cloud-init in the guest is to do, on a read-only disk\n"
     "  --vsock CID,path=SOCKET  sockets between programs of the guest and the host, as in "
     "Firecracker\n"
     "  --balloon [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]\n"
@@ -388,6 +392,12 @@ static int parse_vsock(struct run_options *o, const char *arg, struct err *err) 
                 : ERR_SET(err, ERR_NOMEM, "out of memory");
 }
 
+static int parse_cloud_init(struct run_options *o, const char *arg, struct err *err) {
+    char *text = (char *)(uintptr_t)run_options_keep(o, arg);
+    return text ? cloud_init_parse(&o->cloud_init, text, err)
+                : ERR_SET(err, ERR_NOMEM, "out of memory");
+}
+
 static int parse_one(struct run_options *o, int id, const char *arg, struct err *err) {
     switch (id) {
     case OPT_ENGINE:
@@ -447,6 +457,8 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_on_off(&o->rng, "rng", arg, err);
     case OPT_FENCE:
         return parse_on_off(&o->fence, "fence", arg, err);
+    case OPT_CLOUD_INIT:
+        return parse_cloud_init(o, arg, err);
     case OPT_VSOCK:
         return parse_vsock(o, arg, err);
     case OPT_BALLOON:

@@ -3,7 +3,7 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console
-        --virtio-console --debugcon --transport --rng --vsock --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
+        --virtio-console --debugcon --transport --rng --cloud-init --vsock --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -52,6 +52,7 @@ _sosia() {
         mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
     --rng | --translator) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
+    --cloud-init) mapfile -t COMPREPLY < <(compgen -W "user-data=" -- "$cur") ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W "3,path=" -- "$cur") ;;
     --balloon) mapfile -t COMPREPLY < <(compgen -W "on reporting target= deflate-on-oom stats= hinting" -- "$cur") ;;
     --gdb) mapfile -t COMPREPLY < <(compgen -W "tcp:127.0.0.1:1234 unix:" -- "$cur") ;;

@@ -67,11 +67,12 @@ stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$L
 stage_stress() { stage stress 900 sh -c "tests/stress/build.sh && tests/stress/run.py --translator on --log $LOGS/stress"; }
 stage_net() { stage net 480 sh -c "guests/net/build.sh && python3 tests/net/run.py"; }
 stage_api() { stage api 240 sh -c "tests/api/guest.sh && python3 tests/api/run.py"; }
+stage_devices() { stage devices 400 sh -c "guests/devices/build.sh && python3 tests/devices/run.py"; }
 stage_debian() { stage debian 700 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net api debian stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net devices api debian stress amd
 fi
 for s in "$@"; do
     "stage_$s"

@@ -92,11 +92,13 @@ struct machine_config {
 
     struct disk_config disk[MACHINE_MAX_DISKS];
     u32 disk_count;
+    struct block_backend *seed; /* a read-only disk behind all others; NULL: none */
     struct net_config net[MACHINE_MAX_NETS];
     u32 net_count;
     struct share_config share[MACHINE_MAX_SHARES];
     u32 share_count;
-    bool rng; /* virtio-rng */
+    bool rng;                    /* virtio-rng */
+    struct rate_limit rng_limit; /* all zero: none */
     struct balloon_config balloon;
     struct vsock_config vsock;
     bool test_devices; /* isa-debug-exit, pc-testdev */

@@ -13,7 +13,7 @@ struct i8042;
 struct doorbells;
 struct virtio_device;
 
-enum { PC_MAX_VIRTIO = MACHINE_MAX_DISKS + MACHINE_MAX_NETS + MACHINE_MAX_SHARES + 4 };
+enum { PC_MAX_VIRTIO = MACHINE_MAX_DISKS + MACHINE_MAX_NETS + MACHINE_MAX_SHARES + 5 };
 
 struct pc {
     struct host *physical_host;

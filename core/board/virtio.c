@@ -156,11 +156,17 @@ static int add_all(struct pc *pc, const struct machine_config *cfg, struct err *
                     TRANSPORT_DEFAULT, "console", err);
     }
     if (!rc && cfg->rng) {
-        rc = attach(pc, cfg, virtio_rng_create(env, err), TRANSPORT_DEFAULT, "rng", err);
+        rc = attach(pc, cfg, virtio_rng_create(env, &cfg->rng_limit, err), TRANSPORT_DEFAULT, "rng",
+                    err);
     }
     if (!rc && cfg->balloon.present) {
         rc = attach(pc, cfg, virtio_balloon_create(env, &cfg->balloon.opts, err), TRANSPORT_DEFAULT,
                     "balloon", err);
+    }
+    if (!rc && cfg->seed) {
+        const struct virtio_blk_opts opts = {.serial = "sosia-seed", .readonly = true};
+        rc = attach(pc, cfg, virtio_blk_create(env, cfg->seed, &opts, err), TRANSPORT_DEFAULT,
+                    "seed", err);
     }
     if (!rc && cfg->vsock.backend) {
         rc = attach(pc, cfg, virtio_vsock_create(env, cfg->vsock.backend, cfg->vsock.cid, err),

@@ -3,8 +3,11 @@
 #ifndef CORE_VIRTIO_RNG_H
 #define CORE_VIRTIO_RNG_H
 
+#include "core/dev/token_bucket.h"
 #include "core/virtio/virtio.h"
 
-struct virtio_device *virtio_rng_create(struct device_env *env, struct err *err);
+/* limit: bytes and requests; NULL or all zero: none. */
+struct virtio_device *virtio_rng_create(struct device_env *env, const struct rate_limit *limit,
+                                        struct err *err);
 
 #endif

@@ -289,9 +289,9 @@ void return_load_stack(struct soft_vcpu *c, const struct target *t, u16 sel, u64
     }
 }
 
-/* Takes the parameters from the stack: CS is loaded by then, so that in a 64-bit segment all of RSP
- * counts, whatever SS is. */
-static void ret_drop(struct soft_vcpu *c, const struct target *t, u32 drop) {
+/* Takes bytes from the stack: CS is loaded by then, so that in a 64-bit segment all of RSP counts,
+ * whatever SS is. */
+static void ret_drop(struct soft_vcpu *c, const struct target *t, u64 bytes) {
     bool code64 = c->long_mode && (desc_attr(&t->d) & SEG_ATTR_L);
     struct stack st = {.sp = c->s.gpr[GPR_RSP], .mask = 0xffff};
     if (code64) {
@@ -299,7 +299,7 @@ static void ret_drop(struct soft_vcpu *c, const struct target *t, u32 drop) {
     } else if (c->s.seg[SEG_SS].attr & SEG_ATTR_DB) {
         st.mask = UINT32_MAX;
     }
-    stack_skip(&st, drop);
+    stack_skip(&st, bytes);
     c->s.gpr[GPR_RSP] = st.sp;
 }
 
@@ -340,8 +340,9 @@ void far_ret(struct soft_vcpu *c, u32 opsize, u32 drop) {
     }
     target_check_rip(c, &t);
     desc_mark_accessed(c, &t.d);
-    stack_commit_sp(c, &st);
-    ret_drop(c, &t, drop);
+    /* one addition, of a number as wide as the old stack pointer: that is what the processor does
+     */
+    ret_drop(c, &t, (drop + 2 * opsize) & st.mask);
     target_commit(c, &t);
     soft_mode_update(c);
 }

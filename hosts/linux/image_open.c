@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -250,4 +251,35 @@ int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
                   struct block_backend **out, struct err *err) {
     struct blk_options o = {.path = path, .format = BLK_FORMAT_RAW, .readonly = readonly};
     return blk_open(lh, &o, out, err);
+}
+
+static int memory_file(const void *data, u64 size, struct image_file **out) {
+    const struct iov v = {(void *)(uintptr_t)data, size};
+    int fd = memfd_create("disk", MFD_CLOEXEC);
+    int rc = fd < 0 ? -ERR_NOMEM : fd_transfer(fd, true, 0, &v, 1);
+    rc = rc ? rc : image_fd_wrap(fd, size, true, out);
+    if (rc && fd >= 0) {
+        close(fd);
+    }
+    return rc;
+}
+
+int blk_memory_open(struct linux_host *lh, const char *name, const void *data, u64 size,
+                    struct block_backend **out, struct err *err) {
+    const struct blk_options o = {.path = name, .aio = BLK_AIO_THREADS, .readonly = true};
+    struct image_file *file = NULL;
+    struct image *im = NULL;
+    if (memory_file(data, size, &file)) {
+        return ERR_SET(err, ERR_NOMEM, "disk %s: out of memory", name);
+    }
+    int rc = raw_image_open(&lh->host, file, true, &im, err);
+    if (rc) {
+        file->ops->close(file);
+        return rc;
+    }
+    rc = blk_image_create(lh, im, &o, out, err);
+    if (rc) {
+        im->ops->close(im);
+    }
+    return rc;
 }

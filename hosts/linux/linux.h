@@ -129,6 +129,9 @@ int blk_open(struct linux_host *lh, const struct blk_options *o, struct block_ba
 /* The image and what it stands on, locked, for tools (snapshot is not looked at). */
 struct image;
 int image_open(struct host *host, const struct blk_options *o, struct image **out, struct err *err);
+/* A read-only disk of size bytes (a multiple of 512) in memory, copied from data. */
+int blk_memory_open(struct linux_host *lh, const char *name, const void *data, u64 size,
+                    struct block_backend **out, struct err *err);
 /* As blk_open, raw. */
 int blk_file_open(struct linux_host *lh, const char *path, bool readonly,
                   struct block_backend **out, struct err *err);

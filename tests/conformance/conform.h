@@ -12,9 +12,8 @@
  * same linear addresses:
  *
  *   21000000  CF_CODE   8 pages of code slots, 64 bytes each, not writable; then a hole
- *   21010000  CF_EXIT   where each case goes in the end: natively the code that saves the state, in
- *                       the guest INT3
- *   30000000  CF_RAM    two writable pages, one read-only page, a hole
+ *   21010000  CF_EXIT   where each case goes in the end: the code that saves the state natively;
+ * the guest cannot execute it 30000000  CF_RAM    two writable pages, one read-only page, a hole
  */
 #ifndef TESTS_CONFORMANCE_CONFORM_H
 #define TESTS_CONFORMANCE_CONFORM_H
@@ -188,8 +187,7 @@ struct cf_batch {
     struct cf_loss lost[CF_SLOTS];
 };
 
-/* What stands at CF_EXIT, for whoever reads there; the guest has INT3 in place of the first byte.
- */
+/* What stands at CF_EXIT, for whoever reads there. */
 u32 cf_exit_bytes(u8 *page);
 
 struct cf_native;

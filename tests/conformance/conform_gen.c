@@ -717,6 +717,9 @@ static void aim_jump(struct maker *k, u32 at) {
 
 /* Instructions that may go elsewhere, change segments or stop the case: only as the last. */
 static bool is_last(const struct insn *i) {
+    if (i->id == INSN_LSL) { /* may tell which processor runs it: the comparison must see that */
+        return true;
+    }
     return (i->flags & (INSN_BRANCH | INSN_ENDS_BLOCK)) != 0;
 }
 

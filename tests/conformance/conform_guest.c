@@ -97,7 +97,8 @@ static void map_pages(struct sm *m) {
     for (u64 i = 0; i < CF_CODE_BYTES >> 12; i++) {
         sm_put(m, PT_CODE + i * 8, 8, (GUEST_CODE + (i << 12)) | 5);
     }
-    sm_put(m, PT_CODE + ((CF_EXIT & 0x1fffff) >> 12) * 8, 8, GUEST_EXIT | 5);
+    /* a fetch from there faults: so it may hold what the native side reads there */
+    sm_put(m, PT_CODE + ((CF_EXIT & 0x1fffff) >> 12) * 8, 8, GUEST_EXIT | 5 | BIT(63));
     for (u64 i = 0; i < CF_RAM_BYTES >> 12; i++) {
         u64 flags = i < CF_RAM_WRITABLE >> 12 ? 7 : 5;
         sm_put(m, PT_RAM + i * 8, 8, (GUEST_RAM + (i << 12)) | flags | BIT(63));
@@ -173,7 +174,6 @@ struct cf_guest *cf_guest_create(bool translator) {
     map_pages(g->m);
     put_descriptors(g->m);
     cf_exit_bytes(g->m->hram.hva + GUEST_EXIT);
-    g->m->hram.hva[GUEST_EXIT] = 0xcc;
     memset(g->m->hram.hva + GUEST_CODE, 0xcc, CF_CODE_BYTES);
     ram_written(&g->m->ram, 0, SM_RAM);
     base_state(g);
@@ -258,6 +258,16 @@ static void state_fill(const struct cf_guest *g, const struct cf_case *t, struct
     s->mp_state = MP_RUNNABLE;
 }
 
+/* The fetch from CF_EXIT, in the form that the native side gives it: INT3. */
+static void result_exit(struct cf_result *r) {
+    if (r->vector == EXC_PF && r->rip == CF_EXIT && r->cr2 == CF_EXIT) {
+        r->vector = EXC_BP;
+        r->error = 0;
+        r->cr2 = 0;
+        r->rip = CF_EXIT + 1;
+    }
+}
+
 static void result_take(struct cf_guest *g, struct cf_result *r) {
     struct sm *m = g->m;
     const struct cpu_state *s = &m->s;
@@ -275,6 +285,7 @@ static void result_take(struct cf_guest *g, struct cf_result *r) {
     r->cr2 = s->cr2;
     memcpy(r->gpr, s->gpr, sizeof(r->gpr));
     r->gpr[GPR_RSP] = frame[4];
+    result_exit(r);
     for (u32 i = 0; i < SEG_COUNT; i++) {
         r->sel[i] = s->seg[i].sel;
     }

@@ -87,7 +87,6 @@ __asm__(
     "mov " P(2048) ", %rax\n"
     "ljmpl *" P(2320) "\n"
     "exit_begin:\n"
-    "nop\n" /* INT3 in the guest */
     "mov %rcx, " P(2184) "\n mov %rax, %rcx\n mov %rcx, " P(2176) "\n"
     "mov %rdx, " P(2192) "\n mov %rbx, " P(2200) "\n"
     "mov %rsp, " P(2208) "\n mov %rbp, " P(2216) "\n mov %rsi, " P(2224) "\n mov %rdi, " P(2232) "\n"
@@ -308,17 +307,28 @@ static void *map_at(u64 address, u64 size, int prot) {
     return p == (void *)address ? p : NULL;
 }
 
-/* Cases cannot write their own code, which would spoil that of others. */
-static bool map_code(void) {
-    int fd = memfd_create("code", 0);
-    if (fd < 0 || ftruncate(fd, CF_CODE_BYTES)) {
+/* The parent's, so that a new child finds what the one before has left there. */
+static int code_fd;
+
+static bool code_create(void) {
+    code_fd = memfd_create("code", 0);
+    if (code_fd < 0 || ftruncate(code_fd, CF_CODE_BYTES)) {
         return false;
     }
-    code = mmap(NULL, CF_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    code = mmap(NULL, CF_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, code_fd, 0);
+    if (code == MAP_FAILED) {
+        return false;
+    }
+    memset(code, 0xcc, CF_CODE_BYTES);
+    return true;
+}
+
+/* Cases cannot write their own code, which would spoil that of others. */
+static bool map_code(void) {
     void *p = mmap((void *)CF_CODE, CF_CODE_BYTES, PROT_READ | PROT_EXEC,
-                   MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
-    close(fd);
-    return code != MAP_FAILED && p == (void *)CF_CODE;
+                   MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd, 0);
+    close(code_fd);
+    return p == (void *)CF_CODE;
 }
 
 static bool ldt_write(void) {
@@ -350,7 +360,6 @@ static bool child_set_up(void) {
         !map_at(CF_RAM, CF_RAM_BYTES, PROT_READ) || !ldt_write()) {
         return false;
     }
-    memset(code, 0xcc, CF_CODE_BYTES);
     memcpy((u8 *)CF_EXIT, exit_begin, (size_t)(exit_end - exit_begin));
     mprotect((u8 *)CF_EXIT, 4096, PROT_READ | PROT_EXEC);
     sigaltstack(&ss, NULL);
@@ -485,7 +494,7 @@ struct cf_native *cf_native_create(void) {
     }
     n.s = shared;
     shared->batch[0].count = 0;
-    if (!child_start(&n)) {
+    if (!code_create() || !child_start(&n)) {
         return NULL;
     }
     cf_native_start(&n, 0); /* an empty batch: is it there? */
@@ -502,5 +511,7 @@ struct cf_native *cf_native_create(void) {
 
 void cf_native_destroy(struct cf_native *n) {
     child_end(n);
+    close(code_fd);
+    munmap(code, CF_CODE_BYTES);
     munmap(n->s, sizeof(*n->s));
 }

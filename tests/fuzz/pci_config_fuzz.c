@@ -62,7 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct fuzz_input in = {data, size};
     const struct virtio_net_opts opts = {.mac = {2, 0, 0, 0, 0, 1}};
     vt_init(&vt);
-    virtio_pci_attach(&vt.host, virtio_rng_create(&vt.env, NULL), PCI_SLOT_AUTO, NULL);
+    virtio_pci_attach(&vt.host, virtio_rng_create(&vt.env, NULL, NULL), PCI_SLOT_AUTO, NULL);
     virtio_pci_attach(&vt.host, virtio_net_create(&vt.env, NULL, &opts, NULL), PCI_SLOT_AUTO, NULL);
     virtio_pci_attach(&vt.host, virtio_console_create(&vt.env, NULL, NULL, NULL), PCI_SLOT_AUTO,
                       NULL);

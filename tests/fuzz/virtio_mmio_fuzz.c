@@ -16,10 +16,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct vt vt;
     struct fuzz_input in = {data, size};
     vt_init(&vt);
-    struct device *mmio = virtio_mmio_attach(&vt.env, virtio_rng_create(&vt.env, NULL),
+    struct device *mmio = virtio_mmio_attach(&vt.env, virtio_rng_create(&vt.env, NULL, NULL),
                                              VT_MMIO_BASE, VT_MMIO_GSI, NULL);
     struct device *pci =
-        virtio_pci_attach(&vt.host, virtio_rng_create(&vt.env, NULL), PCI_SLOT_AUTO, NULL);
+        virtio_pci_attach(&vt.host, virtio_rng_create(&vt.env, NULL, NULL), PCI_SLOT_AUTO, NULL);
     pci_host_firmware(&vt.host, NULL);
     vt_config_write(&vt, 8, 4, 2, 6);
     u64 bar = pci_bar_address(CONTAINER_OF(pci, struct pci_device, dev), 4);

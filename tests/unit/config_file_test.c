@@ -270,7 +270,13 @@ static void test_entropy_and_others(void **state) {
     good("\"balloon\": null, \"vsock\": null, \"logger\": null, \"metrics\": null, "
          "\"mmds-config\": null, \"cpu-config\": null, \"network-interfaces\": null");
     assert_false(o.rng);
-    bad("\"entropy\": {\"rate_limiter\": {}}", "rate_limiter: is not offered yet");
+    good("\"entropy\": {\"rate_limiter\": {\"bandwidth\": {\"size\": 1000, \"refill_time\": 100, "
+         "\"one_time_burst\": 7}}}");
+    assert_true(o.rng);
+    assert_int_equal(o.rng_limit.bandwidth.size, 1000);
+    assert_int_equal(o.rng_limit.bandwidth.refill_ms, 100);
+    assert_int_equal(o.rng_limit.bandwidth.burst, 7);
+    assert_int_equal(o.rng_limit.ops.size, 0);
     good("\"sosia\": {\"engine\": \"soft\", \"transport\": \"pci\"}");
     assert_int_equal(o.engine, ENGINE_SOFT);
     assert_false(o.mmio);

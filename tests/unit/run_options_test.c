@@ -282,9 +282,9 @@ static void test_refused(void **state) {
     BAD("--console printer", "--console", "printer", NULL);
     BAD("--virtio-console file=", "--virtio-console", "file=", NULL);
     BAD("--debugcon ", "--debugcon", "", NULL);
-    BAD("--rng maybe", "--rng", "maybe", NULL);
+    BAD("--rng: on or off", "--rng", "maybe", NULL);
     BAD("nonsense", "--trace", "pio,nonsense", NULL);
-    BAD("cannot both be stdio", "--virtio-console", "stdio", NULL);
+    BAD("only one console can be stdio", "--console", "stdio", "--virtio-console", "stdio", NULL);
     BAD("extra: not an option", "extra", NULL);
     BAD("extra: not an option", "--", "extra", NULL);
     BAD("--frobnicate: unknown option", "--frobnicate", NULL);
@@ -355,6 +355,17 @@ static void test_stats(void **state) {
     BAD("--stats: full or nothing, not 'some'", "--stats=some", NULL);
 }
 
+static void test_cloud_init(void **state) {
+    (void)state;
+    GOOD("--cloud-init", "user-data=u,network-config=n", NULL);
+    assert_string_equal(o.cloud_init.user_data, "u");
+    assert_string_equal(o.cloud_init.network_config, "n");
+    assert_null(o.cloud_init.meta_data);
+    BAD("--cloud-init: needs user-data=FILE", "--cloud-init", "meta-data=m", NULL);
+    BAD("--cloud-init: user-data=", "--cloud-init", "user-data=", NULL);
+    BAD("--cloud-init: unknown option 'vendor-data'", "--cloud-init", "vendor-data=x", NULL);
+}
+
 static void test_balloon(void **state) {
     (void)state;
     GOOD("--balloon", "on", NULL);
@@ -381,6 +392,7 @@ int main(void) {
         T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
         T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
         T(test_config_and_options), T(test_stats),         T(test_balloon),  T(test_vsock),
+        T(test_cloud_init),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,7 @@ static struct rig *setup(bool disk) {
         r->disk = fake_disk_create(r->vt.fake, 65536);
         r->vdev = virtio_blk_create(&r->vt.env, &r->disk->be, NULL, NULL);
     } else {
-        r->vdev = virtio_rng_create(&r->vt.env, NULL);
+        r->vdev = virtio_rng_create(&r->vt.env, NULL, NULL);
     }
     r->dev = virtio_mmio_attach(&r->vt.env, r->vdev, VT_MMIO_BASE, VT_MMIO_GSI, NULL);
     assert_non_null(r->dev);
@@ -157,7 +157,7 @@ static void taken_address(void **state) {
     (void)state;
     struct rig *r = setup(false);
     struct err err = {0};
-    struct virtio_device *other = virtio_rng_create(&r->vt.env, NULL);
+    struct virtio_device *other = virtio_rng_create(&r->vt.env, NULL, NULL);
     assert_null(virtio_mmio_attach(&r->vt.env, other, VT_MMIO_BASE + 0x800, 6, &err));
     assert_int_equal(err.code, -ERR_EXISTS);
     other->ops->destroy(other);

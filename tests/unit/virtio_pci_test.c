@@ -23,7 +23,7 @@ static struct rig *setup(void) {
     struct rig *r = calloc(1, sizeof(*r));
     assert_non_null(r);
     vt_init(&r->vt);
-    r->vdev = virtio_rng_create(&r->vt.env, NULL);
+    r->vdev = virtio_rng_create(&r->vt.env, NULL, NULL);
     r->dev = virtio_pci_attach(&r->vt.host, r->vdev, 2, NULL);
     assert_non_null(r->dev);
     assert_int_equal(pci_host_firmware(&r->vt.host, NULL), 0);

@@ -17,16 +17,20 @@ struct rig {
     u64 buf;
 };
 
-static struct rig *setup(void) {
+static struct rig *setup_limited(const struct rate_limit *limit) {
     struct rig *r = calloc(1, sizeof(*r));
     assert_non_null(r);
     vt_init(&r->vt);
-    struct virtio_device *vdev = virtio_rng_create(&r->vt.env, NULL);
+    struct virtio_device *vdev = virtio_rng_create(&r->vt.env, limit, NULL);
     r->dev = virtio_mmio_attach(&r->vt.env, vdev, VT_MMIO_BASE, VT_MMIO_GSI, NULL);
     assert_true(vd_find_mmio(&r->d, &r->vt, VT_MMIO_BASE));
     assert_true(vd_start(&r->d, VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC, 1));
     r->buf = vt_alloc(&r->vt, 65536, 4096);
     return r;
+}
+
+static struct rig *setup(void) {
+    return setup_limited(NULL);
 }
 
 static void teardown(struct rig *r) {
@@ -98,12 +102,40 @@ static void event_index(void **state) {
     teardown(r);
 }
 
+/* 1000 bytes at once, then 100 in a millisecond; a request waits for all it wants. */
+static void limited(void **state) {
+    (void)state;
+    const struct rate_limit limit = {.bandwidth = {.size = 1000, .refill_ms = 10}};
+    struct rig *r = setup_limited(&limit);
+    const struct vd_seg seg = {r->buf, 600, true};
+    size_t len;
+    u32 used;
+    vd_add(&r->d, 0, &seg, 1);
+    vd_add(&r->d, 0, &seg, 1);
+    vd_kick(&r->d, 0);
+    assert_true(vd_used(&r->d, 0, &used) >= 0);
+    assert_int_equal(used, 600);
+    assert_int_equal(vd_used(&r->d, 0, &used), -1);
+    fake_advance(r->vt.fake, 1000000);
+    assert_int_equal(vd_used(&r->d, 0, &used), -1);
+    u8 *a = vt_save(r->dev, &len);
+    assert_int_equal(vt_load(r->dev, a, len), 0);
+    free(a);
+    fake_advance(r->vt.fake, 1000000);
+    assert_true(vd_used(&r->d, 0, &used) >= 0);
+    assert_int_equal(used, 600);
+    vd_add(&r->d, 0, &seg, 1);
+    vd_kick(&r->d, 0);
+    vd_set_status(&r->d, 0);
+    assert_int_equal(fake_next_timer(r->vt.fake), HOST_FOREVER);
+    teardown(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_buffers),
-        cmocka_unit_test(bounded),
-        cmocka_unit_test(nothing_to_write),
-        cmocka_unit_test(event_index),
+        cmocka_unit_test(fills_buffers),    cmocka_unit_test(bounded),
+        cmocka_unit_test(nothing_to_write), cmocka_unit_test(event_index),
+        cmocka_unit_test(limited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
