@@ -276,6 +276,7 @@ bench: setup-bench
 	@tests/storage/guest.sh
 	@bench/disk.py
 	@bench/net.py
+	@bench/login.py
 
 # The long form of the stage of that name: every program for 15 seconds, more of stress-ng's classes,
 # with 1, 2 and 4 processors; about 45 minutes.

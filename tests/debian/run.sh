@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # usage: tests/debian/run.sh
-# A whole Debian system on a qcow2 disk: to its login prompt, network by DHCP, ssh in, a file that survives, power off.
+# A whole Debian system on a qcow2 disk: to its login prompt, network by DHCP, ssh in, a file that survives, power off;
+# once with its kernel given, once with the kernel out of the image (--boot disk).
 cd "$(dirname "$0")/../.." || exit 1
 . guests/lib.sh
 SOSIA=${SOSIA:-build/sosia}
@@ -30,11 +31,12 @@ guest() {
         -o LogLevel=ERROR -o ConnectTimeout=20 root@127.0.0.1 "$@"
 }
 
-start() { # start DISK-OPTIONS
+start() { # start DISK-OPTIONS OPTION...: how the kernel is found
+    disk=$1
+    shift
     port=$(free_port)
     begin=$(date +%s)
-    timeout 300 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$1" --kernel "$debian/vmlinuz" \
-        --initrd "$debian/initrd.img" --cmdline "root=/dev/vda rw console=ttyS0 quiet" \
+    timeout 300 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" \
         --net "user,hostfwd=tcp:127.0.0.1:$port-:22" </dev/null >"$tmp/console" 2>&1 &
     pid=$!
     for _ in $(seq 200); do
@@ -64,7 +66,7 @@ off() {
 guests/debian/build.sh || exit 1
 cp "$debian/debian.qcow2" "$tmp/disk.qcow2" || exit 1
 
-start ""
+start "" --kernel "$debian/vmlinuz" --initrd "$debian/initrd.img" --cmdline "root=/dev/vda rw console=ttyS0 quiet"
 state=$(guest systemctl is-system-running --wait)
 check "no unit failed ($state)" "$([ "$state" = running ]; echo $?)"
 guest ip -4 addr show | grep -q 'inet 10\.0\.2\.'
@@ -74,7 +76,7 @@ off
 "$SOSIA" image check "$tmp/disk.qcow2" >/dev/null
 check "the image is consistent" $?
 
-start ,snapshot
+start ,snapshot --boot disk
 [ "$(guest cat /root/file)" = survives ]
 check "the file is there after a restart" $?
 guest "rm /root/file && sync"

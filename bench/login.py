@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""usage: bench/login.py [--rounds N]
+
+A Debian system (make debian-image) to its login prompt: Sosia's software engine and QEMU's TCG with the
+same kernel, initial RAM disk, image and virtio devices, one after the other, N times round. Prints medians
+of wall time and of processor time, and the ratios; nothing is asserted.
+"""
+import argparse
+import os
+import resource
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+SOSIA = os.environ.get("SOSIA", "build/sosia")
+DEBIAN = "build/guests/debian"
+CMDLINE = "root=/dev/vda rw console=ttyS0 quiet"
+PROMPT = b"sosia login:"
+LIMIT = 600
+
+
+def sosia(disk):
+    return [SOSIA, "run", "--engine", "soft", "--quiet", "--cpus", "1", "--memory", "512M", "--kernel",
+            DEBIAN + "/vmlinuz", "--initrd", DEBIAN + "/initrd.img", "--cmdline", CMDLINE, "--disk", disk,
+            "--net", "user"]
+
+
+def qemu(disk):
+    return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nographic",
+            "-nodefaults", "-no-reboot", "-serial", "stdio", "-kernel", DEBIAN + "/vmlinuz", "-initrd",
+            DEBIAN + "/initrd.img", "-append", CMDLINE, "-drive", "file=%s,if=none,id=d,format=qcow2" % disk,
+            "-device", "virtio-blk-pci,drive=d", "-netdev", "user,id=n", "-device",
+            "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]
+
+
+def login(make, directory):
+    """(wall seconds, processor seconds) to the prompt, from a fresh copy of the image; or None."""
+    disk = os.path.join(directory, "disk.qcow2")
+    subprocess.run([SOSIA, "image", "convert", "--to", "qcow2", DEBIAN + "/debian.qcow2", disk], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begin = time.time()
+    p = subprocess.Popen(make(disk), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text, there = b"", False
+    while not there and time.time() - begin < LIMIT:
+        if not select.select([p.stdout], [], [], 1)[0]:
+            continue
+        piece = os.read(p.stdout.fileno(), 65536)
+        if not piece:
+            break
+        text = (text + piece)[-10000:]
+        there = PROMPT in text
+    wall = time.time() - begin
+    p.kill()
+    p.wait()
+    p.stdout.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    os.unlink(disk)
+    if not there:
+        print("no login prompt; the last of it: %s" % text[-500:].decode(errors="replace"))
+        return None
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    opt = parser.parse_args()
+    if not os.path.exists(DEBIAN + "/debian.qcow2"):
+        print("SKIPPED: %s/debian.qcow2 is not there: make debian-image" % DEBIAN)
+        return 0
+    seen = {"Sosia, soft": [], "QEMU, TCG": []}
+    with tempfile.TemporaryDirectory(dir="build") as directory:
+        for _ in range(opt.rounds):
+            for name, make in zip(seen, (sosia, qemu)):
+                result = login(make, directory)
+                if result:
+                    seen[name].append(result)
+                    print("%s: %.1f s, %.1f s of processor time" % (name, *result), flush=True)
+    if not all(seen.values()):
+        return 1
+    middle = {n: [statistics.median(x) for x in zip(*r)] for n, r in seen.items()}
+    print("Debian to its login prompt, median of %d" % opt.rounds)
+    for name, (wall, cpu) in middle.items():
+        print("  %-12s %6.1f s   processor %6.1f s" % (name, wall, cpu))
+    s, q = middle.values()
+    print("  QEMU / Sosia %6.2f     processor %6.2f" % (q[0] / s[0], q[1] / s[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
