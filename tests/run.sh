@@ -48,7 +48,7 @@ stage_clang() { stage clang 600 make -s -j"$JOBS" CC=clang all unit-bin; }
 stage_unit() { stage unit 900 sh -c "make -s -j$JOBS unit-bin && make -s unit"; }
 stage_asan() { stage asan 1200 sh -c "make -s -j$JOBS MODE=asan unit-bin && make -s MODE=asan unit"; }
 # Programs with threads only: the others would find nothing that ASan does not.
-TSAN_UNITS="net_linux control feed loop blk_file blk_image stream fault host_linux irqchip vcpu vm soft_mem"
+TSAN_UNITS="net_linux share control feed loop blk_file blk_image stream fault host_linux irqchip vcpu vm soft_mem"
 stage_tsan() { stage tsan 900 make -s -j"$JOBS" MODE=tsan unit UNITS="$TSAN_UNITS"; }
 stage_tidy() { stage tidy 600 make -s -j"$JOBS" tidy; }
 stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make -s MODE=asan fuzz-replay"; }
@@ -66,13 +66,14 @@ stage_gdb() { stage gdb 300 tests/gdb/run.sh; }
 stage_boot() { stage boot 1200 python3 tests/boot/run.py --engine soft --log "$LOGS/boot"; }
 stage_stress() { stage stress 900 sh -c "tests/stress/build.sh && tests/stress/run.py --translator on --log $LOGS/stress"; }
 stage_net() { stage net 480 sh -c "guests/net/build.sh && python3 tests/net/run.py"; }
+stage_share() { stage share 480 sh -c "tests/share/guest.sh && python3 tests/share/run.py"; }
 stage_api() { stage api 240 sh -c "tests/api/guest.sh && python3 tests/api/run.py"; }
 stage_devices() { stage devices 400 sh -c "guests/devices/build.sh && python3 tests/devices/run.py"; }
 stage_debian() { stage debian 700 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net devices api debian stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net share devices api debian stress amd
 fi
 for s in "$@"; do
     "stage_$s"

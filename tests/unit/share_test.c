@@ -2,6 +2,7 @@
 /* The service behind shared folders, on real folders: what works, and what must not be reached. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -21,6 +22,7 @@ struct rig {
     struct linux_host *lh;
     struct share_backend *be;
     struct share *s;
+    bool swapped; /* enough of it */
 };
 
 static void path_in(char *out, size_t size, const struct rig *r, const char *name) {
@@ -791,6 +793,52 @@ static void in_parallel(void **state) {
     teardown(r);
 }
 
+/* Another process swaps a folder for a link to the outside, and carries it out of the shared folder
+ * and back, while requests come that no guest's cache holds back. */
+static void *swapper(void *arg) {
+    struct rig *r = arg;
+    for (u32 n = 0; !__atomic_load_n(&r->swapped, __ATOMIC_SEQ_CST); n++) {
+        const char *away = n & 1 ? "away" : "dir/away";
+        move(r, "dir/sub", away);
+        move(r, "dir/evil", "dir/sub");
+        move(r, "dir/sub", "dir/evil");
+        move(r, away, "dir/sub");
+    }
+    return NULL;
+}
+
+static void swapped_for_links(void **state) {
+    (void)state;
+    struct rig *r = setup();
+    char path[512];
+    pthread_t thread;
+    u32 found = 0;
+    put_dir(r, "outside");
+    put_file(r, "outside/inner", "must not be read");
+    path_in(path, sizeof(path), r, "dir/evil");
+    assert_int_equal(symlink("../outside", path), 0);
+    assert_int_equal(pthread_create(&thread, NULL, swapper, r), 0);
+    for (u32 n = 0; n < 2000 || (!found && n < 1000000); n++) {
+        u64 sub, inner;
+        char text[64] = "";
+        if (!lookup(r, SHARE_ROOT, "sub", &sub)) {
+            if (!lookup(r, sub, "inner", &inner)) {
+                found += !read_node(r, inner, text, sizeof(text));
+                assert_string_not_equal(text, "must not be read");
+            }
+            name_call(r, SHARE_MKNOD, sub, "made");
+            name_call(r, SHARE_UNLINK, sub, "made");
+            name_call(r, SHARE_MKDIR, sub, "made");
+            name_call(r, SHARE_RMDIR, sub, "made");
+        }
+    }
+    __atomic_store_n(&r->swapped, true, __ATOMIC_SEQ_CST);
+    pthread_join(thread, NULL);
+    assert_true(found > 0);
+    assert_false(exists(r, "outside/made") || exists(r, "made"));
+    teardown(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_names),
@@ -811,6 +859,7 @@ int main(void) {
         cmocka_unit_test(hostile_state),
         cmocka_unit_test(messages),
         cmocka_unit_test(in_parallel),
+        cmocka_unit_test(swapped_for_links),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
