@@ -161,6 +161,11 @@ static int memory_check(const json_t *v, struct api_text *e) {
     return api_refuse(e, "memory hotplug is not offered by Sosia; give the machine a balloon.");
 }
 
+static int cpu_check(const json_t *v, struct api_text *e) {
+    struct cpu_template t;
+    return api_cpu_template(v, &t, e);
+}
+
 static int single_check(const struct api_config *c, enum api_single which, const json_t *v,
                         struct api_text *e) {
     switch (which) {
@@ -170,6 +175,8 @@ static int single_check(const struct api_config *c, enum api_single which, const
         return boot_check(v, e);
     case API_BALLOON:
         return balloon_check(c, v, e);
+    case API_CPU_CONFIG:
+        return cpu_check(v, e);
     case API_VSOCK:
         return vsock_check(v, e);
     case API_MMDS_CONFIG:

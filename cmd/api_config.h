@@ -85,6 +85,9 @@ int api_refuse(struct api_text *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* api_options.c: the machine of c as options of `sosia run`, which must be empty; strings are kept
  * in o. 0, or a negative code with err. */
 int api_config_options(const struct api_config *c, struct run_options *o, struct err *err);
+/* api_cpu.c: a checked cpu-config (NULL: none) as what the machine takes. 0 or -ERR_INVAL with the
+ * text: something that Sosia cannot do, or not a number or a bitmap. */
+int api_cpu_template(const json_t *config, struct cpu_template *out, struct api_text *e);
 /* A rate limiter's JSON (NULL: none). */
 void api_rate_limit(const json_t *limiter, struct rate_limit *out);
 

@@ -134,6 +134,12 @@ static int serial_options(const struct api_config *c, struct run_options *o, str
     return rc;
 }
 
+static int cpu_options(const struct api_config *c, struct run_options *o, struct err *err) {
+    struct api_text e = {0};
+    int rc = api_cpu_template(c->single[API_CPU_CONFIG], &o->cpu, &e);
+    return rc ? ERR_SET(err, ERR_INVAL, "cpu-config: %.200s", e.text) : 0;
+}
+
 static void balloon_options(const struct api_config *c, struct run_options *o) {
     const json_t *b = c->single[API_BALLOON];
     o->balloon = (struct balloon_config){.present = b};
@@ -186,6 +192,7 @@ int api_config_options(const struct api_config *c, struct run_options *o, struct
     rc = rc ? rc : boot_options(c, o, err);
     rc = rc ? rc : serial_options(c, o, err);
     rc = rc ? rc : vsock_options(c, o, err);
+    rc = rc ? rc : cpu_options(c, o, err);
     balloon_options(c, o);
     for (size_t i = 0; !rc && i < json_array_size(c->many[API_DRIVES]); i++) {
         rc = drive_options(o, json_array_get(c->many[API_DRIVES], i), err);

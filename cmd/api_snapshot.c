@@ -160,10 +160,26 @@ static int override_nets(struct api *a, const json_t *list, struct run_options *
     return 0;
 }
 
+static int override_vsock(struct api *a, const json_t *v, struct run_options *o, struct err *err) {
+    json_t *path = json_object_get(v, "uds_path");
+    if (!v) {
+        return 0;
+    }
+    if (!o->vsock.cid) {
+        return ERR_SET(err, ERR_INVAL, "Vsock override: the snapshot has no vsock device");
+    }
+    o->vsock.path = run_options_keep(o, json_string_value(path));
+    if (a->config.single[API_VSOCK]) {
+        json_object_set(a->config.single[API_VSOCK], "uds_path", path);
+    }
+    return o->vsock.path ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
+}
+
 static int adjust(void *ctx, struct run_options *o, struct err *err) {
     struct loading *l = ctx;
     int rc = config_restore(l->a, o, err);
     rc = rc ? rc : override_nets(l->a, json_object_get(l->body, "network_overrides"), o, err);
+    rc = rc ? rc : override_vsock(l->a, json_object_get(l->body, "vsock_override"), o, err);
     o->name_like = o->name;
     o->name = NULL;
     o->api = NULL;

@@ -10,6 +10,7 @@
 #include "core/base/err.h"
 #include "core/board/config.h"
 #include "core/boot/blob.h"
+#include "core/cpu/cpuid.h"
 #include "core/if/engine.h"
 #include "hosts/linux/linux.h"
 
@@ -50,6 +51,7 @@ struct run_options {
     const char *gdb;
     bool gdb_wait;
     const char *config;
+    struct cpu_template cpu; /* all zero: the processor is not narrowed */
     const char *api;         /* the machine as the API describes it, for snapshots; or NULL */
     const char *thread_name; /* of vCPUs; NULL: "vcpu" */
     const char *name;        /* of the machine; NULL: derived from its disk or kernel, */

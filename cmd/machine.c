@@ -171,6 +171,7 @@ static void config_fill(struct machine *m) {
     c->transport = o->mmio ? TRANSPORT_MMIO : TRANSPORT_PCI;
     c->mmio_cmdline = o->mmio_cmdline;
     c->thread_name = o->thread_name;
+    c->cpu_template = o->cpu.count || o->cpu.arch_mask ? &o->cpu : NULL;
     c->trace = o->trace;
 }
 

@@ -14,6 +14,7 @@
 #include "core/if/share.h"
 #include "core/virtio/balloon.h"
 
+struct cpu_template;
 struct cpuid_policy; /* core/cpu/cpuid.h */
 
 enum {
@@ -121,6 +122,7 @@ struct machine_config {
      * in the memory. As in struct vm_params; NULL otherwise. */
     struct host_ram *ram;
     const struct cpuid_policy *cpuid;
+    const struct cpu_template *cpu_template; /* core/cpu/cpuid.h; NULL: none */
 };
 
 #endif

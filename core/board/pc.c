@@ -282,6 +282,7 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
                                .caps = cfg->caps,
                                .translator = cfg->translator,
                                .ram = cfg->ram,
+                               .cpu_template = cfg->cpu_template,
                                .cpuid = cfg->cpuid};
     *out = NULL;
     int rc = check_config(cfg, err);

@@ -128,6 +128,25 @@ int cpuid_policy_build(struct cpuid_policy *p, const struct cpuid_source *host, 
 void cpuid_policy_limit(struct cpuid_policy *p, const struct cpuid_entry *entry, u32 count,
                         u64 arch_capabilities);
 
+/* Bits of the processor that somebody wants to have certain values. */
+enum { CPU_TEMPLATE_MAX = 64 };
+
+struct cpu_modifier {
+    u32 leaf, subleaf;
+    u32 reg;         /* 0 EAX, 1 EBX, 2 ECX, 3 EDX */
+    u32 mask, value; /* bits of mask are to be those of value */
+};
+
+struct cpu_template {
+    u32 count;
+    struct cpu_modifier modifier[CPU_TEMPLATE_MAX];
+    u64 arch_mask, arch_value; /* of IA32_ARCH_CAPABILITIES */
+};
+
+/* Takes away what t wants to be 0. -ERR_UNSUPPORTED with a message that names the first bit that is
+ * not as t wants it: it is not a feature that can be taken away, or cannot be offered. */
+int cpuid_policy_template(struct cpuid_policy *p, const struct cpu_template *t, struct err *err);
+
 /* Tells the guest another TSC frequency. */
 void cpuid_policy_set_tsc(struct cpuid_policy *p, u64 tsc_hz);
 

@@ -63,9 +63,10 @@ struct vm_params {
     const struct engine_caps *caps; /* what the engine's probe said; NULL: it is asked */
     struct engine_translator translator;
     /* A machine to load a saved state into, both NULL otherwise. */
-    struct host_ram *ram;             /* guest RAM to use, `memory` bytes; taken over (hva becomes
-                                         NULL) when the machine can be created */
-    const struct cpuid_policy *cpuid; /* the processor it had; see cpuid_policy_adopt */
+    struct host_ram *ram; /* guest RAM to use, `memory` bytes; taken over (hva becomes
+                             NULL) when the machine can be created */
+    const struct cpu_template *cpu_template; /* narrows the processor; NULL: does not */
+    const struct cpuid_policy *cpuid;        /* the processor it had; see cpuid_policy_adopt */
 };
 
 struct vm {

@@ -440,6 +440,23 @@ def metadata(tmp):
         s.stop()
 
 
+def cpu_config(tmp):
+    """A processor without some features, and one that cannot be had."""
+    def bit(leaf, register, number, value):
+        return {"leaf": leaf, "subleaf": "0x0", "flags": 0,
+                "modifiers": [{"register": register, "bitmap": "0b%d" % value + "x" * number}]}
+    s = Server(API, tmp)
+    s.good("PUT", "/cpu-config", {"cpuid_modifiers": [bit("0x1", "ecx", 5, 1)]})
+    s.good("PUT", "/boot-source", {"kernel_image_path": KERNEL})
+    s.bad("PUT", "/actions", {"action_type": "InstanceStart"}, "bit 5 cannot be 1 on this host and engine")
+    s.good("PUT", "/cpu-config", {"cpuid_modifiers": [bit("0x7", "ebx", 5, 0), bit("0x1", "ecx", 23, 0)]})
+    start_linux(s, args=ARGS + ' sosia.run="grep -m1 flags /proc/cpuinfo"')
+    s.wait_text("tick 0")
+    flags = re.search(r"(?m)^flags.*$", s.text()).group(0).split()
+    expect("sse2" in flags and "avx2" not in flags and "popcnt" not in flags, flags)
+    s.stop()
+
+
 def failures(tmp):
     """Starts that fail leave the API as it was."""
     s = Server(API, tmp)
@@ -459,7 +476,7 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, failures]
+TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, failures]
 
 
 def main():

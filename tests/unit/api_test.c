@@ -224,6 +224,35 @@ static void test_metadata(void **state) {
     assert_string_equal(reply.body, "{\"a\":{\"c\":2,\"e\":{}},\"d\":5}");
 }
 
+#define BITS(bitmap)                                                                               \
+    "{\"cpuid_modifiers\": [{\"leaf\": \"0x7\", \"subleaf\": \"0\", \"flags\": 1, \"modifiers\": " \
+    "[{\"register\": \"ebx\", \"bitmap\": \"" bitmap "\"}]}]}"
+
+static void test_cpu_config(void **state) {
+    (void)state;
+    struct cpu_template t;
+    struct api_text e;
+    good("PUT", "/cpu-config", "{}");
+    good("PUT", "/cpu-config", BITS("0b0xx_1"));
+    assert_int_equal(api_cpu_template(api.config.single[API_CPU_CONFIG], &t, &e), 0);
+    assert_int_equal(t.count, 1);
+    assert_int_equal(t.modifier[0].leaf, 7);
+    assert_int_equal(t.modifier[0].reg, 1);
+    assert_int_equal(t.modifier[0].mask, 9);
+    assert_int_equal(t.modifier[0].value, 1);
+    bad("PUT", "/cpu-config", BITS("01"), "Configure CPU error: '01' is not a bitmap");
+    bad("PUT", "/cpu-config", BITS("0b"), "Configure CPU error: '0b' is not a bitmap");
+    bad("PUT", "/cpu-config", BITS("0b012"), "Configure CPU error: ");
+    bad("PUT", "/cpu-config", BITS("0b000000001111111100000000111111110"), "Configure CPU error: ");
+    bad("PUT", "/cpu-config", "{\"kvm_capabilities\": [\"56\"]}", "Configure CPU error: kvm_cap");
+    bad("PUT", "/cpu-config", "{\"msr_modifiers\": [{\"addr\": \"0x10\", \"bitmap\": \"0b1\"}]}",
+        "Configure CPU error: MSR 0x10 cannot be modified");
+    bad("PUT", "/cpu-config", "{\"msr_modifiers\": [{\"addr\": \"-1\", \"bitmap\": \"0b1\"}]}",
+        "Configure CPU error: '-1' is not a number");
+    good("PUT", "/cpu-config",
+         "{\"msr_modifiers\": [{\"addr\": \"0x10a\", \"bitmap\": \"0b0x\"}]}");
+}
+
 static void test_times(void **state) {
     (void)state;
     bad("PATCH", "/vm", "{\"state\": \"Paused\"}", BEFORE);
@@ -321,7 +350,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_information), T(test_paths),    T(test_json),     T(test_machine_config),
         T(test_drives),      T(test_networks), T(test_metadata), T(test_times),
-        T(test_log),         T(test_metrics),
+        T(test_cpu_config),  T(test_log),      T(test_metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

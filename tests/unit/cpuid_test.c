@@ -404,6 +404,48 @@ static void test_print(void **state) {
     assert_true(lines > 40);
 }
 
+static void test_template(void **state) {
+    (void)state;
+    struct cpuid_policy p = host_policy(1);
+    struct err err = {0};
+    u32 v[4];
+    query(&p, 1, 0, v);
+    bool popcnt = v[2] >> 23 & 1;
+    /* POPCNT away, SSE2 as it is */
+    struct cpu_template t = {
+        .count = 2,
+        .modifier = {{.leaf = 1, .reg = 2, .mask = 1u << 23, .value = 0},
+                     {.leaf = 1, .reg = 3, .mask = 1u << 26, .value = 1u << 26}}};
+    assert_int_equal(cpuid_policy_template(&p, &t, &err), 0);
+    query(&p, 1, 0, v);
+    assert_int_equal(v[2] >> 23 & 1, 0);
+    assert_false(p.features & BIT(FEATURE_POPCNT));
+    struct cpuid_policy whole = host_policy(1);
+    assert_int_equal(!!(whole.features & BIT(FEATURE_POPCNT)), popcnt);
+    /* VMX cannot be offered, the family is not a feature, the leaf is unknown */
+    static const struct cpu_modifier wrong[] = {
+        {.leaf = 1, .reg = 2, .mask = 1u << 5, .value = 1u << 5},
+        {.leaf = 0, .reg = 1, .mask = 1, .value = 0},
+        {.leaf = 0x1234, .reg = 0, .mask = 1, .value = 1}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        t = (struct cpu_template){.count = 1, .modifier = {wrong[i]}};
+        err = (struct err){0};
+        p = host_policy(1);
+        if (i) { /* whichever it is, the other one */
+            query(&p, wrong[i].leaf, 0, v);
+            t.modifier[0].value = ~v[wrong[i].reg] & 1;
+        }
+        assert_int_equal(cpuid_policy_template(&p, &t, &err), -ERR_UNSUPPORTED);
+        assert_non_null(strstr(err.text, "cannot be"));
+    }
+    p = host_policy(1);
+    t = (struct cpu_template){.arch_mask = 3, .arch_value = 0};
+    assert_int_equal(cpuid_policy_template(&p, &t, &err), 0);
+    assert_int_equal(p.arch_capabilities & 3, 0);
+    t.arch_value = t.arch_mask = BIT(50); /* not defined */
+    assert_int_equal(cpuid_policy_template(&p, &t, &err), -ERR_UNSUPPORTED);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_subset),    cmocka_unit_test(test_host_offsets),
@@ -411,7 +453,7 @@ int main(void) {
         cmocka_unit_test(test_everything_amd), cmocka_unit_test(test_without_avx),
         cmocka_unit_test(test_too_old),        cmocka_unit_test(test_limit),
         cmocka_unit_test(test_clock),          cmocka_unit_test(test_hypervisor),
-        cmocka_unit_test(test_print),
+        cmocka_unit_test(test_print),          cmocka_unit_test(test_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
