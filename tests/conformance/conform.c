@@ -26,7 +26,7 @@ struct options {
 };
 
 struct totals {
-    u64 cases, lost, different, varied, vector[32];
+    u64 cases, lost, different, varied, own, vector[32];
 };
 
 static double now(void) {
@@ -117,6 +117,7 @@ static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct 
     static struct failure {
         struct cf_case t;
         struct cf_result want;
+        u64 fault; /* where the engine had a page fault */
     } failed[CF_SLOTS];
     static char what[CF_SLOTS][CF_WHAT];
     for (u32 i = 0; i < b->count; i++) {
@@ -126,20 +127,24 @@ static void run_batch(struct cf_run *run, struct cf_batch *b, u32 which, struct 
             if (!cf_lost_explained(&b->lost[i], &got[0][i])) {
                 report_lost(&b->t[i], &b->lost[i]);
                 snprintf(what[reported], CF_WHAT, "lost");
-                failed[reported++] = (struct failure){b->t[i], got[0][i]};
+                failed[reported++] = (struct failure){b->t[i], got[0][i], 0};
             }
             continue;
         }
         sum->vector[b->r[i].vector & 31]++;
         for (u32 s = 0; s < 2; s++) {
             if (side[s] && cf_compare(&b->t[i], &b->r[i], &got[s][i], s == 1, what[reported])) {
-                failed[reported++] = (struct failure){b->t[i], b->r[i]};
+                failed[reported++] = (struct failure){
+                    b->t[i], b->r[i], got[s][i].vector == EXC_PF ? got[s][i].cr2 : 0};
                 break;
             }
         }
     }
     for (u32 i = 0; i < reported; i++) { /* uses batch 0 */
-        if (varies(run, &failed[i].t, &failed[i].want)) {
+        if (failed[i].fault && cf_native_owns(run->native, failed[i].fault)) {
+            sum->own++;
+            cf_native_renew(run->native);
+        } else if (varies(run, &failed[i].t, &failed[i].want)) {
             sum->varied++;
         } else if (sum->different++ < o->keep_going) {
             report(run, &failed[i].t, what[i]);
@@ -152,9 +157,12 @@ static void summary(const struct cf_gen *g, const struct totals *sum, u64 seed, 
     for (u32 i = 0; i < g->forms.count; i++) {
         unused += g->forms.form[i].tries == 0;
     }
-    printf("%llu cases of %u forms (%u not reached), seed %llu, %.0f s, %llu lost, %llu varied\n",
+    printf("%llu cases of %u forms (%u not reached), seed %llu, %.0f s, %llu lost, %llu varied, "
+           "%llu in "
+           "the child's own memory\n",
            (unsigned long long)sum->cases, g->forms.count, unused, (unsigned long long)seed,
-           seconds, (unsigned long long)sum->lost, (unsigned long long)sum->varied);
+           seconds, (unsigned long long)sum->lost, (unsigned long long)sum->varied,
+           (unsigned long long)sum->own);
     printf("by vector:");
     for (u32 i = 0; i < 32; i++) {
         if (sum->vector[i]) {

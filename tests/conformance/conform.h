@@ -195,7 +195,9 @@ struct cf_native *cf_native_create(void); /* NULL: cannot (no modify_ldt, places
 void cf_native_destroy(struct cf_native *n);
 struct cf_batch *cf_native_batch(struct cf_native *n, u32 which); /* 0, 1 */
 void cf_native_start(struct cf_native *n, u32 which);
-void cf_native_wait(struct cf_native *n); /* runs what a dead child has left, too */
+bool cf_native_owns(const struct cf_native *n, u64 address);
+void cf_native_renew(struct cf_native *n); /* another child */
+void cf_native_wait(struct cf_native *n);  /* runs what a dead child has left, too */
 
 /* --- conform_guest.c ---------------------------------------------------------------------------
  */

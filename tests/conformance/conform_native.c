@@ -421,6 +421,33 @@ void cf_native_start(struct cf_native *n, u32 which) {
     futex(&n->s->work, FUTEX_WAKE, 1, NULL);
 }
 
+/* Has the child memory of its own about there? A random address may happen to lead to its stack. */
+bool cf_native_owns(const struct cf_native *n, u64 address) {
+    char path[64], line[512];
+    unsigned long long from, to;
+    bool owns = false;
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)n->pid);
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%llx-%llx", &from, &to) == 2 && from != CF_CODE && from != CF_EXIT &&
+            (from < CF_RAM || from >= CF_RAM + CF_RAM_BYTES)) {
+            owns |= address + 64 > from && address < to + 64;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return owns;
+}
+
+void cf_native_renew(struct cf_native *n) {
+    child_end(n);
+    if (!child_start(n)) {
+        fprintf(stderr, "conform: no native child\n");
+        exit(1);
+    }
+}
+
 /* The child is gone, or stands still: goes on behind the case that did it. */
 static void recover(struct cf_native *n, u32 work, bool hung, u32 status) {
     struct cf_batch *b = &n->s->batch[work - BATCH_0];
