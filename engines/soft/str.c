@@ -349,6 +349,8 @@ bool str_repeat(struct soft_vcpu *c, const struct uop *u, str_chunk_fn chunk) {
             return true;
         }
         if (count && UNLIKELY(gives_way(c))) {
+            /* what comes now is delivered with RF set (SDM volume 3, 17.3.1.1) */
+            c->s.rflags |= FLAG_RF;
             return false;
         }
     }

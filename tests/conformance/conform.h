@@ -40,6 +40,7 @@ enum {
     CF_PATCH = 64,
     CF_DIFFS = 96,
     CF_LDT_ENTRIES = 8,
+    CF_ENDLESS = 0x200, /* in place of a vector: the engine was stopped from outside */
 };
 
 /* Code segments: 64-bit; flat 32-bit; 32-bit and 16-bit segments of the LDT with base and limit. */
@@ -220,7 +221,8 @@ bool cf_compare(const struct cf_case *t, const struct cf_result *want, const str
 
 /* Linux takes a page fault above 4 GiB that 16- or 32-bit code raises for an erratum of the K8
  * (is_errata100 in arch/x86/mm/fault.c) and repeats the instruction for ever. A far call into a
- * 64-bit segment does so, which pushes by all of RSP. */
+ * 64-bit segment does so, which pushes by all of RSP. And a jump may lead to itself on both sides.
+ */
 bool cf_lost_explained(const struct cf_loss *loss, const struct cf_result *got);
 
 /* --- conform_text.c ----------------------------------------------------------------------------

@@ -321,5 +321,6 @@ bool cf_compare(const struct cf_case *t, const struct cf_result *want, const str
 
 bool cf_lost_explained(const struct cf_loss *loss, const struct cf_result *got) {
     u16 cs = got->sel[SEG_CS];
-    return loss->hung && got->vector == EXC_PF && got->cr2 >> 32 && (cs == CF_SEL_CS32 || (cs & 4));
+    bool erratum = got->vector == EXC_PF && got->cr2 >> 32 && (cs == CF_SEL_CS32 || (cs & 4));
+    return loss->hung && (erratum || got->vector == CF_ENDLESS);
 }

@@ -273,6 +273,9 @@ static void result_take(struct cf_guest *g, struct cf_result *r) {
     const struct cpu_state *s = &m->s;
     u64 at = s->rip - 1 - (KERNEL + SM_HANDLER);
     r->vector = m->exit.kind == EXIT_HLT && at < 0x200 ? (u32)at / 16 : 0x100u + m->exit.kind;
+    if (m->exit.kind == EXIT_KICK) {
+        r->vector = CF_ENDLESS;
+    }
     bool error = r->vector == 8 || (r->vector >= 10 && r->vector <= 14) || r->vector == EXC_AC;
     u64 sp = s->gpr[GPR_RSP] - KERNEL;
     u64 frame[6] = {0};
