@@ -26,6 +26,10 @@ SMALL = 8 << 20
 TMP = None  # a folder, whose name is short enough for sockets
 
 
+# Programs in the background are started as "(PROGRAM &)": the shell leaves when a child of its own ends
+# while it waits at its prompt.
+
+
 def machine(*options, memory="256M", cpus=1):
     m = lib.Machine(command=[
         lib.SOSIA, "run", "--engine", "soft", "--quiet", "--cpus", str(cpus), "--memory", memory, "--kernel",
@@ -217,9 +221,9 @@ def test_balloon_reporting():
     """200 MiB taken and freed by a program go back to the host; another program's data stay."""
     m = machine("--balloon", "reporting,stats=1", memory="512M", cpus=2)
     m.do("modprobe virtio_balloon")
-    m.do("mkfifo /tmp/f; devtest fill 40 5 </tmp/f >/tmp/keep 2>&1 & exec 5>/tmp/f")
+    m.do("mkfifo /tmp/f; (devtest fill 40 5 </tmp/f >/tmp/keep 2>&1 &); exec 5>/tmp/f")
     m.do("while ! grep -q filled /tmp/keep; do sleep 0.1; done", 60)
-    m.do("mkfifo /tmp/g; devtest fill 200 7 </tmp/g >/tmp/much 2>&1 & exec 6>/tmp/g")
+    m.do("mkfifo /tmp/g; (devtest fill 200 7 </tmp/g >/tmp/much 2>&1 &); exec 6>/tmp/g")
     m.do("while ! grep -q filled /tmp/much; do sleep 0.1; done", 90)
     most = guest_ram_mib(m)
     expect(most > 240, "240 MiB are filled, and the machine has %d MiB" % most)
@@ -237,7 +241,7 @@ def test_balloon_target():
     m.do("modprobe virtio_balloon")
     m.do("for i in $(seq 600); do [ $(sed -n 's/MemFree: *\\([0-9]*\\).*/\\1/p' /proc/meminfo) -lt %d ] && break; "
          "sleep 0.1; done; [ $i -lt 600 ]" % (total - 190 * 1024), 90)
-    m.do("mkfifo /tmp/g; devtest fill 380 3 </tmp/g >/tmp/much 2>&1 & exec 6>/tmp/g")
+    m.do("mkfifo /tmp/g; (devtest fill 380 3 </tmp/g >/tmp/much 2>&1 &); exec 6>/tmp/g")
     m.do("while ! grep -q filled /tmp/much; do sleep 0.1; done", 120)
     m.do("echo >&6; while ! grep -q 'memory is right' /tmp/much; do sleep 0.1; done", 60)
     m.kill(15)
@@ -265,6 +269,34 @@ def test_cloud_init():
     expect("CIDATA" in m.do("dd if=/dev/vda bs=1 skip=32808 count=6 2>/dev/null"), "label")
     m.do("umount /mnt; mount -t iso9660 -o nojoliet /dev/vda /mnt; cmp /mnt/meta-data /mnt/meta-data")
     m.do("! echo x 2>/dev/null >/dev/vda; true")
+    m.kill(15)
+
+
+# --- saved and restored ------------------------------------------------------------------------------
+
+
+def test_restore():
+    """A snapshot ends connections in the guest, not new ones; the balloon and its statistics go on."""
+    name, file = "devices-%d" % os.getpid(), os.path.join(TMP, "saved")
+    m, path = vsock_machine("s.sock", "--balloon", "target=64,stats=1", "--name", name)
+    Listener(path, 60, lambda s: time.sleep(300))
+    m.do("modprobe virtio_balloon; (devtest hold 2 60 >/tmp/hold 2>&1 &); while ! grep -q holding /tmp/hold; do "
+         "sleep 0.1; done", 60)
+    lib.run([lib.SOSIA, "snapshot", name, file, "--stop"], 60)
+    m.process.wait(60)
+    m = lib.Machine(command=[lib.SOSIA, "restore", file, "--quiet", "--console", "stdio"])
+    m.up = True  # it has its prompt
+    m.do("while ! grep -q ended /tmp/hold; do sleep 0.1; done; cat /tmp/hold", 60)
+    expect("ended with Connection reset by peer" in m.text, "how the connection ended: %s" % m.text[-300:])
+    token = m.start("devtest echo 1000 1")
+    s, line = dial_until(path, 1000)
+    expect(line.startswith(b"OK "), "answer %r" % line)
+    s.sendall(b"hello")
+    s.shutdown(socket.SHUT_WR)
+    expect(receive_all(s) == b"hello", "echo")
+    m.finish(token, 60)
+    total = int(m.do("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo").split()[-1])
+    expect(total < 200 << 10, "the balloon is empty: %d KiB" % total)
     m.kill(15)
 
 
