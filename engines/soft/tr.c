@@ -197,6 +197,33 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
     }
 }
 
+/* Behind instruction `at`: from which one do flags follow? */
+static void note_writer(struct soft_tr *t, u32 at) {
+    const struct tr_insn *i = &t->trace[at];
+    if (i->insn.flags_write) {
+        bool all = i->class == CLASS_COPY && tr_flags_killed(&i->insn) == FLAG_ARITH;
+        t->writer = all ? at : TR_NONE;
+    }
+}
+
+/* An instruction, and those that share its look. */
+static u32 put_copies(struct soft_tr *t, u32 at) {
+    u32 n = tr_share(t, at, &t->share_write);
+    for (u32 k = 0; k < n; k++) {
+        const struct tr_insn *i = &t->trace[at + k];
+        t->now = at + k;
+        t->shared = k > 0;
+        if (i->class == CLASS_LEA) {
+            tr_lea(t, i);
+        } else if (i->class == CLASS_COPY) {
+            tr_copy(t, i);
+        }
+        note_writer(t, at + k);
+    }
+    t->shared = t->share_write = false;
+    return n;
+}
+
 /* Returns how many instructions it took. */
 static u32 put_one(struct soft_tr *t, u32 at) {
     const struct tr_insn *i = &t->trace[at];
@@ -204,8 +231,7 @@ static u32 put_one(struct soft_tr *t, u32 at) {
     case CLASS_NOP:
         return 1;
     case CLASS_COPY:
-        tr_copy(t, i);
-        return 1;
+        return put_copies(t, at);
     case CLASS_LEA:
         tr_lea(t, i);
         return 1;
@@ -288,9 +314,8 @@ static void emit(struct soft_tr *t) {
             tr_count_end(t);
             tr_count_begin(t);
         }
-        if (i->insn.flags_write) {
-            bool all = i->class == CLASS_COPY && tr_flags_killed(&i->insn) == FLAG_ARITH;
-            t->writer = all ? t->now : TR_NONE;
+        if (i->class != CLASS_COPY) {
+            note_writer(t, at - n);
         }
         t->now = at;
     }

@@ -11,6 +11,7 @@
  *   tr_cache.c memory, finding traces, forgetting them            tr_flags.c  flags at exits
  *   tr_page.c  whether code lies where it did
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
+ *   tr_share.c operands that are looked up once
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
  * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
@@ -92,7 +93,8 @@ struct tr_exit {
     u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
     /* MISS: the linear address, from guest registers as they are at the exit */
     u8 ea_kind, ea_base, ea_index, ea_shift;
-    u8 seg; /* MISS: SEG_FS or SEG_GS when its limit and type have to be looked at, else 0 */
+    bool quiet; /* MISS: raises nothing (tr_share.c) */
+    u8 seg;     /* MISS: SEG_FS or SEG_GS when its limit and type have to be looked at, else 0 */
     s32 ea_disp;
     s16 go_on; /* MISS: RIP behind, from rip; when `after`, generated code goes on there */
     u8 count;  /* MISS: instructions that share the look */
@@ -199,6 +201,12 @@ static inline size_t tr_slow_size(void) {
     return ALIGN_UP(soft_single_size(), (size_t)64);
 }
 
+/* A memory operand: base, index << shift, disp; base and index may be MEM_NONE. */
+struct tr_at {
+    u8 base, index, shift;
+    s32 disp;
+};
+
 enum tr_flags_at { FLAGS_DEAD, FLAGS_LIVE, FLAGS_SAVED };
 
 struct soft_tr {
@@ -250,6 +258,10 @@ struct soft_tr {
         u32 insns, looks; /* of the instructions up to the next jump that may leave */
         u32 at[2];        /* where the code that adds them has the numbers */
     } run;
+    /* tr_share.c: is the operand where the one before was found? If not, will it be written later
+     * on? Where it was found. */
+    bool shared, share_write;
+    struct tr_at share_at;
     u32 now, writer; /* being translated; last that wrote all flags, or TR_NONE */
     bool vec_done;   /* vector registers were seen to be loaded */
     struct tr_late {
@@ -282,11 +294,6 @@ void tr_gs_store(struct soft_tr *t, u32 reg, size_t offset); /* mov gs:[offset],
 void tr_gs_imm(struct soft_tr *t, size_t offset, u32 v);     /* mov dword gs:[offset], v */
 void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm);
 void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp);
-/* A memory operand: base, index << shift, disp; base and index may be MEM_NONE. */
-struct tr_at {
-    u8 base, index, shift;
-    s32 disp;
-};
 void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at);
 void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at); /* ModRM, SIB, displacement */
 void tr_shr_page(struct soft_tr *t, u32 to, u32 from); /* to = from[31:12]; uses H_TEMP2 */
@@ -371,6 +378,10 @@ void tr_load_gpr(struct soft_tr *t, u32 guest); /* when it lives in memory: into
 /* Linear address -> H_ADDR; returns what tr_seg_odd wants. */
 u32 tr_address(struct soft_tr *t, const struct insn *insn, u64 rip);
 void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to);
+/* How many instructions from `at` on can share the look of the first (1: none but it); write: one
+ * behind the first writes. */
+u32 tr_share(const struct soft_tr *t, u32 at, bool *write);
+u16 tr_regs_written(const struct insn *i); /* tr_flags.c: mask of enum gpr */
 /* Looks up i's memory operand, or disp(base): *at is where it is in the host, by guest registers,
  * H_ADDR and H_TEMP, none of which may change before. H_TEMP2 is free, and H_ADDR when it is not
  * the base. */

@@ -73,7 +73,7 @@ static u16 recipe_regs(const struct tr_recipe *r) {
 /* --- translating -------------------------------------------------------------------------------
  */
 
-static u16 regs_written(const struct insn *i) {
+u16 tr_regs_written(const struct insn *i) {
     u16 mask = i->implicit_write;
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
@@ -125,7 +125,7 @@ static bool flags_die(const struct soft_tr *t, u32 since, u32 from, u16 *early) 
                 return !(i->live_out & ~killed);
             }
         }
-        changed |= regs_written(&i->insn);
+        changed |= tr_regs_written(&i->insn);
     }
     return false;
 }
@@ -155,7 +155,7 @@ u32 tr_flags_hint(struct soft_tr *t) {
         return FLAGS_AT_HOME;
     }
     for (u32 n = t->writer + 1; n <= t->now; n++) {
-        changed |= regs_written(&t->trace[n].insn);
+        changed |= tr_regs_written(&t->trace[n].insn);
     }
     return changed & recipe_regs(&r) ? (u32)FLAGS_AT_HOME : recipe_new(t, &r);
 }

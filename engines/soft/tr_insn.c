@@ -410,11 +410,22 @@ static u8 *home(struct homes *h, u32 guest) {
     return &h->host[guest - H_TEMP2];
 }
 
+static void find_operand(struct soft_tr *t, const struct tr_insn *ti, struct fields *f) {
+    const struct insn_operand *mem = mem_operand(&ti->insn);
+    bool write = mem->flags & (OPERAND_WRITE | OPERAND_COND);
+    if (t->shared) {
+        f->at = t->share_at;
+        return;
+    }
+    tr_look(t, ti, mem->size, write || t->share_write, &f->at);
+    t->exits[t->exit_count - 1].quiet = t->share_write && !write;
+    t->share_at = f->at;
+}
+
 /* The operand's place, and registers that it leaves free: one needs at most two. */
 static void put_operand(struct soft_tr *t, const struct tr_insn *ti, struct fields *f,
                         struct homes *h) {
-    const struct insn_operand *mem = mem_operand(&ti->insn);
-    tr_look(t, ti, mem->size, mem->flags & (OPERAND_WRITE | OPERAND_COND), &f->at);
+    find_operand(t, ti, f);
     u8 spare[2] = {H_TEMP2, H_ADDR};
     u32 named = 0;
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {

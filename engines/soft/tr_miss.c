@@ -144,6 +144,9 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     if (crosses || odd || !is_canonical(linear) || (e->seg && !c->seg_open[e->seg])) {
         return slow(c, e);
     }
+    if (e->quiet && tlb_slot(c->tlb->now->set[c->mmu].e, linear)->write != (linear & ~PAGE_MASK)) {
+        return slow(c, e);
+    }
     const struct tlb_entry *now =
         soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
     if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
