@@ -4,6 +4,7 @@
 #   make run        set up, build, boot a Linux guest to a shell
 #   make test       set up, run every test
 #   make stress     programs that are hard on a monitor, for long
+#   make bench-density  memory and processor time of many idle machines
 #   make bench      measure against QEMU and native
 #   make tidy       clang-tidy
 #   make fuzz       each fuzz harness with libFuzzer for FUZZ_SECONDS
@@ -277,6 +278,13 @@ bench: setup-bench
 	@bench/disk.py
 	@bench/net.py
 	@bench/login.py
+
+# How many machines fit: memory and processor time of idle and lightly loaded ones.
+.PHONY: bench-density
+bench-density: setup-bench
+	@$(MAKE) -s -j$$(nproc) all
+	@guests/linux/build.sh cloud-amd64
+	@bench/density.py $(DENSITY)
 
 # The long form of the stage of that name: every program for 15 seconds, more of stress-ng's classes,
 # with 1, 2 and 4 processors; about 45 minutes.

@@ -242,6 +242,9 @@ struct engine_ops {
                            u64 match);
 
     void (*stats)(struct engine_vcpu *vcpu, struct engine_stats *stats);
+    /* Optional: the vCPU is about to sleep until something comes (rests), and has woken. On its own
+     * thread; the engine may use the time to put its house in order, for a few milliseconds. */
+    void (*idle)(struct engine_vcpu *vcpu, bool rests);
 };
 
 static inline void vcpu_attend(struct engine_vcpu *vcpu, u32 bits) {

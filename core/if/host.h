@@ -68,6 +68,9 @@ struct host_ops {
      * loaded from a file what stands there. 0, or -ERR_UNSUPPORTED with nothing changed.
      */
     int (*ram_discard)(struct host *host, u8 *hva, u64 size);
+    /* Optional: whole pages of pages() or code_alloc() (through rw) go back to the host and are
+     * zero when touched again. */
+    void (*pages_discard)(struct host *host, void *ptr, size_t size);
     int (*code_alloc)(struct host *host, size_t size, struct host_code *out);
     void (*code_free)(struct host *host, struct host_code *code);
 

@@ -99,6 +99,17 @@ static void sleep_until_attention(struct vcpu *v) {
     __atomic_store_n(&v->engine.sleeping, 0, __ATOMIC_SEQ_CST);
 }
 
+static void rest(struct vcpu *v) {
+    void (*idle)(struct engine_vcpu *, bool) = v->vm->engine.ops->idle;
+    if (idle) {
+        idle(&v->engine, true);
+    }
+    sleep_until_attention(v);
+    if (idle) {
+        idle(&v->engine, false);
+    }
+}
+
 /* --- parking -----------------------------------------------------------------------------------
  */
 
@@ -331,7 +342,7 @@ void vcpu_thread(void *ctx) {
         } else if (runnable(v)) {
             run_once(v);
         } else {
-            sleep_until_attention(v);
+            rest(v);
         }
     }
     leave(v);

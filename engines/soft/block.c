@@ -37,7 +37,7 @@ int soft_cache_create(struct soft_vcpu *c) {
         host->ops->pages_free(host, cache, sizeof(*cache));
         return -ERR_NOMEM;
     }
-    cache->size = ARENA_SIZE;
+    cache->size = cache->limit = ARENA_SIZE;
     cache->fetch.base = cache->fetch.index = MEM_NONE;
     c->cache = cache;
     return 0;
@@ -66,6 +66,16 @@ static void cache_empty(struct soft_vcpu *c) {
 void soft_cache_reset(struct soft_vcpu *c) {
     cache_empty(c);
     soft_tr_flush(c);
+}
+
+void soft_cache_limit(struct soft_vcpu *c, size_t bytes) {
+    c->cache->limit = MIN(bytes, c->cache->size);
+}
+
+void soft_cache_trim(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    cache_empty(c);
+    host->ops->pages_discard(host, c->cache->arena, c->cache->size);
 }
 
 static void *arena_take(struct soft_cache *cache, size_t size) {
@@ -201,7 +211,7 @@ static struct soft_block *block_take(struct soft_vcpu *c, u64 gpa, u32 uops) {
 }
 
 static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
-    if (c->cache->size - c->cache->used < 2 * ARENA_SPARE) {
+    if (c->cache->limit < c->cache->used + 2 * ARENA_SPARE) {
         cache_empty(c);
     }
     return block_take(c, gpa, BLOCK_UOPS_MAX);

@@ -52,6 +52,7 @@ struct soft_block {
 
 struct soft_cache {
     u8 *arena;
+    size_t limit; /* of it is used; at most size */
     size_t size, used;
     u64 resets;        /* counts emptyings: pointers to blocks from before are dead */
     u32 no_generation; /* for code outside RAM: always 0 */
@@ -67,6 +68,10 @@ int soft_cache_create(struct soft_vcpu *c);
 void soft_cache_destroy(struct soft_vcpu *c);
 /* Forgets everything (RAM was remapped, instructions became available). Not inside a block. */
 void soft_cache_reset(struct soft_vcpu *c);
+/* How much memory decoded blocks may take from now on; more than there is: all of it. */
+void soft_cache_limit(struct soft_vcpu *c, size_t bytes);
+/* Forgets decoded blocks and gives their memory back; not inside one. */
+void soft_cache_trim(struct soft_vcpu *c);
 
 /* The block at c->next_rip, decoded if need be; raises what fetching and the first instruction's
  * limits raise. */

@@ -494,4 +494,5 @@ const struct engine_ops soft_engine_ops = {
     .inject_exception = soft_inject_exception,
     .debug_set = soft_debug_set,
     .stats = soft_stats,
+    .idle = soft_idle,
 };

@@ -53,6 +53,7 @@ enum soft_handling soft_tr_handling(struct engine_vcpu *vcpu, const struct insn 
 
 /* run.c */
 int soft_run(struct engine_vcpu *ev, struct vm_exit *exit);
-void soft_request(struct soft_vcpu *c, u32 bits); /* any thread */
+void soft_idle(struct engine_vcpu *ev, bool rests); /* idle.c */
+void soft_request(struct soft_vcpu *c, u32 bits);   /* any thread */
 
 #endif

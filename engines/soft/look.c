@@ -93,6 +93,15 @@ static void reset(struct soft_vcpu *c) {
     soft_look_select(c);
 }
 
+void soft_look_trim(struct soft_vcpu *c) {
+    struct soft_look *look = c->tlb->look;
+    struct host *host = c->vm->host;
+    u8 *from = (u8 *)ALIGN_UP((uintptr_t)look->fill, (uintptr_t)PAGE_SIZE);
+    u8 *to = (u8 *)ALIGN_DOWN((uintptr_t)(look->fill + LOOK_FILLS), (uintptr_t)PAGE_SIZE);
+    reset(c);
+    host->ops->pages_discard(host, from, (size_t)(to - from));
+}
+
 /* --- filling -----------------------------------------------------------------------------------
  */
 

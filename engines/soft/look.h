@@ -62,6 +62,8 @@ struct soft_look {
 /* -ERR_NOMEM; c->tlb exists. */
 int soft_look_create(struct soft_vcpu *c);
 void soft_look_destroy(struct soft_vcpu *c);
+/* Empties all tables and gives their memory back. */
+void soft_look_trim(struct soft_vcpu *c);
 
 /* The table for accesses of now -> c->look. */
 void soft_look_select(struct soft_vcpu *c);

@@ -72,6 +72,13 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_RMW };
  */
 enum mmu_index { MMU_USER, MMU_SYS, MMU_SMAP, MMU_COUNT };
 
+/* idle.c: has the vCPU slept lately? */
+struct soft_idle {
+    u64 window, woke; /* host clock: when the window began, and the last sleep ended */
+    u64 busy;         /* nanoseconds awake in this window */
+    u64 trims;
+};
+
 struct soft_vcpu {
     struct cpu_state s; /* arithmetic flags in s.rflags are stale: aflags has them */
     u64 aflags;         /* FLAG_ARITH bits as the processor gave them; other bits are junk */
@@ -170,6 +177,7 @@ struct soft_vcpu {
     struct soft_tlb *tlb;       /* tlb.h */
     struct soft_cache *cache;   /* block.h */
     struct soft_vec *vec;       /* vec.h */
+    struct soft_idle idle;      /* idle.c */
     struct soft_verify *verify; /* verify.h; NULL: translated code is not checked */
 };
 

@@ -350,6 +350,7 @@ static inline bool tr_in_memory(u32 n) {
 int tr_cache_create(struct soft_tr *t, struct host *host);
 void tr_cache_destroy(struct soft_tr *t, struct host *host);
 void tr_cache_forget(struct soft_vcpu *c); /* everything */
+void tr_cache_trim(struct soft_vcpu *c);   /* everything, and its memory */
 /* Is there room for one more trace? If not, make_room forgets part: block and exit numbers that
  * somebody remembers may be others' afterwards. */
 bool tr_cache_room(const struct soft_tr *t);
@@ -431,6 +432,7 @@ void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back);
 int tr_pages_create(struct soft_vcpu *c, struct soft_tr *t, u32 mib);
 void tr_pages_destroy(struct soft_tr *t, struct host *host);
 void tr_pages_forget(struct soft_vcpu *c);
+void tr_pages_trim(struct soft_vcpu *c); /* after that: gives the memory back */
 bool tr_pages_room(const struct soft_tr *t);
 u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page);
 /* Does the trace's code lie where it did? Notes that it does; raises what fetching does. */

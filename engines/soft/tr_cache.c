@@ -146,6 +146,20 @@ u64 tr_cache_touched(const struct soft_tr *t) {
     return bytes;
 }
 
+void tr_cache_trim(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    struct host *host = c->vm->host;
+    struct table table[TABLES];
+    size_t kept = ALIGN_UP((size_t)t->first, (size_t)PAGE_SIZE); /* the stubs */
+    tables_of(t, table);
+    for (u32 n = 0; n < TABLES; n++) {
+        host->ops->pages_discard(host, *table[n].at, table[n].size);
+    }
+    host->ops->pages_discard(host, t->code.rw + kept, t->code.size - kept);
+    tr_cache_forget(c);
+    tr_pages_trim(c);
+}
+
 /* --- one region away -----------------------------------------------------------------------------
  */
 

@@ -48,6 +48,13 @@ void tr_pages_forget(struct soft_vcpu *c) {
     soft_derived_update(c);
 }
 
+void tr_pages_trim(struct soft_vcpu *c) {
+    struct soft_tr *t = c->tr;
+    struct host *host = c->vm->host;
+    host->ops->pages_discard(host, t->slots, t->slot_max * sizeof(*t->slots));
+    host->ops->pages_discard(host, t->seen, seen_bytes(t));
+}
+
 bool tr_pages_room(const struct soft_tr *t) {
     return t->slot_count + 2 < t->slot_max - t->slot_max / 4;
 }

@@ -74,6 +74,11 @@ static int fake_ram_discard(struct host *host, u8 *hva, u64 size) {
     return 0;
 }
 
+static void fake_pages_discard(struct host *host, void *ptr, size_t size) {
+    fake_of(host)->trimmed += size;
+    memset(ptr, 0, size);
+}
+
 static u64 fake_now(struct host *host) {
     return __atomic_load_n(&fake_of(host)->now, __ATOMIC_RELAXED);
 }
@@ -181,6 +186,7 @@ static const struct host_ops fake_ops = {
     .ram_alloc = linux_ram_alloc,
     .ram_free = linux_ram_free,
     .ram_discard = fake_ram_discard,
+    .pages_discard = fake_pages_discard,
     .code_alloc = linux_code_alloc,
     .code_free = linux_code_free,
     .now = fake_now,

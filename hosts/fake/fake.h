@@ -21,6 +21,7 @@ struct fake_host {
     u64 rng;
     u64 allocated;  /* bytes of alloc and pages that were not freed */
     u64 discarded;  /* bytes of guest RAM given back */
+    u64 trimmed;    /* bytes of pages and code memory given back */
     s64 fail_alloc; /* counts down with each alloc/pages; at 0 NULL is returned. -1: never */
     char log[FAKE_LOG_SIZE]; /* the last lines, NUL-terminated */
     size_t log_len;

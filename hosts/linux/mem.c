@@ -43,6 +43,14 @@ void linux_pages_free(struct host *host, void *ptr, size_t size) {
     }
 }
 
+/* Private memory takes no MADV_REMOVE, shared memory keeps its pages at MADV_DONTNEED. */
+void linux_pages_discard(struct host *host, void *ptr, size_t size) {
+    (void)host;
+    if (madvise(ptr, size, MADV_REMOVE)) {
+        (void)madvise(ptr, size, MADV_DONTNEED);
+    }
+}
+
 int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out) {
     (void)host;
     int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
