@@ -33,6 +33,19 @@ static int parent_wait(int from, pid_t child) {
     return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EXIT_FAILURE_OTHER;
 }
 
+/* Nothing reads the terminal from here on; when the machine runs its process may not open anything
+ * any more. */
+static int null_stdin(struct err *err) {
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0) {
+        return ERR_SET(err, ERR_IO, "--detach: /dev/null: %s", strerror(errno));
+    }
+    if (null > STDERR_FILENO) {
+        close(null);
+    }
+    return 0;
+}
+
 int detach_begin(int *word, int *status, struct err *err) {
     int fds[2];
     if (pipe2(fds, O_CLOEXEC)) {
@@ -54,17 +67,12 @@ int detach_begin(int *word, int *status, struct err *err) {
     close(fds[0]);
     setsid();
     *word = fds[1];
-    return 0;
+    return null_stdin(err);
 }
 
 void detach_done(int word, const char *name) {
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int fd = STDIN_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++) {
-        dup2(null, fd);
-    }
-    if (null > STDERR_FILENO) {
-        close(null);
-    }
+    dup2(STDIN_FILENO, STDOUT_FILENO); /* /dev/null: detach_begin */
+    dup2(STDIN_FILENO, STDERR_FILENO);
     if (write(word, name, strlen(name)) < 0) {
         linux_log_note(LOG_WARN, "whoever started the machine did not wait for it");
     }

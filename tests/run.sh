@@ -69,6 +69,7 @@ stage_net() { stage net 480 sh -c "guests/net/build.sh && python3 tests/net/run.
 stage_share() { stage share 480 sh -c "tests/share/guest.sh && python3 tests/share/run.py"; }
 stage_api() { stage api 240 sh -c "tests/api/guest.sh && python3 tests/api/run.py"; }
 stage_devices() { stage devices 400 sh -c "guests/devices/build.sh && python3 tests/devices/run.py"; }
+stage_manage() { stage manage 300 sh -c "guests/linux/build.sh cloud-amd64 && python3 tests/manage/run.py"; }
 stage_debian() { stage debian 700 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 

@@ -101,10 +101,11 @@ static int terminal_raw(struct con *c) {
     return 0;
 }
 
-/* Unless it leads to somebody else's terminal by now. */
+/* Unless it leads to somebody else's terminal by now; behind the fence that cannot be seen. */
 static void link_remove(struct con *c) {
     char to[sizeof(c->name)] = "";
-    if (c->link && readlink(c->link, to, sizeof(to) - 1) > 0 && !strcmp(to, c->name)) {
+    ssize_t n = c->link ? readlink(c->link, to, sizeof(to) - 1) : 0;
+    if ((n > 0 && !strcmp(to, c->name)) || (n < 0 && errno == EPERM)) {
         unlink(c->link);
     }
     free(c->link);
