@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cmd/api.h"
+#include "cmd/manage.h"
 
 const char api_not_before_start[] =
     "The requested operation is not supported before starting the microVM.";
@@ -367,6 +368,9 @@ void api_handle(struct api *a, const struct api_request *q, struct api_reply *r)
     struct api_text e = {0};
     json_t *out = NULL;
     *r = (struct api_reply){0};
+    if (a->m && a->state != API_NOT_STARTED) { /* `sosia pause` may have been there */
+        a->state = manage_paused(a->m) ? API_PAUSED : API_RUNNING;
+    }
     API_INFO(&a->log, "api_server", "The API server received a %s request on \"%s\".", q->method,
              q->path);
     int rc = route_request(a, q, &t, r, &out, &e);

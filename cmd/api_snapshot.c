@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cmd/api.h"
+#include "cmd/manage.h"
 #include "cmd/snapshot.h"
 
 static const char *text(const json_t *object, const char *key) {
@@ -182,6 +183,9 @@ static int adjust(void *ctx, struct run_options *o, struct err *err) {
     rc = rc ? rc : override_vsock(l->a, json_object_get(l->body, "vsock_override"), o, err);
     o->name_like = o->name;
     o->name = NULL;
+    for (u32 i = 0; i < o->disk_count; i++) {
+        o->disk[i].limit_always = true; /* PATCH sets it */
+    }
     o->api = NULL;
     o->thread_name = "fc_vcpu";
     o->fence = !l->a->no_fence;
@@ -218,9 +222,14 @@ static int load(struct api *a, const json_t *body, struct err *err) {
     linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     int rc = snapshot_open(&how, &a->m->o, &a->m->restore, err);
     rc = rc ? rc : machine_create(a->m, err);
+    if (rc) {
+        return rc;
+    }
+    vm_pause_begin(pc_vm(a->m->pc)); /* no instruction before the client says so */
+    rc = machine_start(a->m, a->on_stop, a->on_stop_ctx, err);
     if (!rc) {
-        vm_pause_begin(pc_vm(a->m->pc));
-        rc = machine_start(a->m, a->on_stop, a->on_stop_ctx, err);
+        manage_pause(a->m);
+        vm_resume(pc_vm(a->m->pc));
     }
     return rc;
 }
@@ -262,7 +271,7 @@ int api_load_snapshot(struct api *a, struct api_call *call, json_t **out, struct
     }
     a->state = API_PAUSED;
     if (json_is_true(json_object_get(call->body, "resume_vm"))) {
-        vm_resume(pc_vm(a->m->pc));
+        manage_resume(a->m);
         a->state = API_RUNNING;
     }
     a->metrics.latency.load = micros(a) - begin;

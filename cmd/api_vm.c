@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd/api.h"
+#include "cmd/manage.h"
 #include "cmd/snapshot.h"
 
 static void options_default(struct run_options *o) {
@@ -120,11 +121,11 @@ int api_patch_vm(struct api *a, struct api_call *call, json_t **out, struct api_
     (void)out;
     (void)e;
     if (pause && a->state == API_RUNNING) {
-        vm_pause(pc_vm(a->m->pc));
+        manage_pause(a->m);
         a->state = API_PAUSED;
         a->metrics.latency.pause = micros(a) - begin;
     } else if (!pause && a->state == API_PAUSED) {
-        vm_resume(pc_vm(a->m->pc));
+        manage_resume(a->m);
         a->state = API_RUNNING;
         a->metrics.latency.resume = micros(a) - begin;
     }
@@ -139,6 +140,7 @@ static int change_file(struct api *a, size_t index, const json_t *drive, struct 
     struct disk_config *d = &a->m->cfg.disk[index];
     struct block_backend *be = NULL, *old = d->backend;
     struct err err = {0};
+    option.pause_when_full = false;
     option.open.path = json_string_value(json_object_get(drive, "path_on_host"));
     int rc = disk_open(a->lh, &option, NULL, NULL, &be, &err);
     rc = rc ? rc : pc_disk_change(a->m->pc, (u32)index, be, &err);
@@ -153,7 +155,10 @@ static int change_file(struct api *a, size_t index, const json_t *drive, struct 
     }
     d->backend = be;
     old->ops->close(old);
-    return 0;
+    /* what a snapshot names from now on */
+    return run_options_replace(&a->m->o, &a->m->o.disk[index].open.path, option.open.path)
+               ? api_refuse(e, "Drive config error: out of memory")
+               : 0;
 }
 
 int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {
@@ -176,6 +181,7 @@ int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct a
     }
     struct rate_limit limit = {0};
     api_rate_limit(json_object_get(drive, "rate_limiter"), &limit);
+    a->m->o.disk[index].limit = limit;
     blk_limit_set(a->m->cfg.disk[index].backend, &limit);
     return 0;
 }
@@ -196,6 +202,7 @@ int api_patch_net(struct api *a, struct api_call *call, json_t **out, struct api
         }
         api_merge_limiter(net, names[i], patch);
         api_rate_limit(json_object_get(net, names[i]), &limit);
+        *(i ? &a->m->o.net[index].tx : &a->m->o.net[index].rx) = limit;
         pc_net_limit(a->m->pc, (u32)index, i ? NULL : &limit, i ? &limit : NULL);
     }
     return 0;

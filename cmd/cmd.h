@@ -84,6 +84,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 void run_options_free(struct run_options *o);
 /* Keeps a copy of text as long as the options live; NULL when memory or room is gone. */
 const char *run_options_keep(struct run_options *o, const char *text);
+/* Keeps text in the place of *field, whose old text, when it was kept, is freed. 0 or -ERR_NOMEM.
+ */
+int run_options_replace(struct run_options *o, const char **field, const char *text);
 /* "512M", "2G", "1048576K"; a plain number is MiB, as in QEMU. 0 or -ERR_INVAL. */
 int parse_size(const char *text, u64 *bytes);
 /* "NAME[,OPTION...]": cuts off the name, in which commas are doubled, as in QEMU. Returns what

@@ -96,6 +96,10 @@ void manage_resume(struct machine *m) {
     }
 }
 
+bool manage_paused(const struct machine *m) {
+    return m->manage && m->manage->paused;
+}
+
 static int handle_pause(void *ctx, struct control_call *call, struct err *err) {
     struct machine *m = ctx;
     (void)err;

@@ -27,5 +27,6 @@ int manage_status_fd(const struct machine *m);
 /* Pauses as `sosia pause` does: once, however often it is asked. */
 void manage_pause(struct machine *m);
 void manage_resume(struct machine *m);
+bool manage_paused(const struct machine *m);
 
 #endif

@@ -208,6 +208,21 @@ const char *run_options_keep(struct run_options *o, const char *text) {
     return copy;
 }
 
+int run_options_replace(struct run_options *o, const char **field, const char *text) {
+    char *copy = strdup(text);
+    for (u32 i = 0; copy && i < o->string_count; i++) {
+        if (o->strings[i] == *field) {
+            free(o->strings[i]);
+            *field = o->strings[i] = copy;
+            return 0;
+        }
+    }
+    free(copy);
+    copy = (char *)(uintptr_t)run_options_keep(o, text);
+    *field = copy ? copy : *field;
+    return copy ? 0 : -ERR_NOMEM;
+}
+
 void run_options_free(struct run_options *o) {
     for (u32 i = 0; i < o->string_count; i++) {
         free(o->strings[i]);

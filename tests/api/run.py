@@ -373,7 +373,24 @@ def drive_change(tmp):
     s.good("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": b})
     s.wait_text("size 32 second")
     s.bad("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": "/nowhere"}, "Unable to patch")
+    limit = {"bandwidth": {"size": 1000000, "refill_time": 1000}}
+    s.good("PATCH", "/drives/extra", {"drive_id": "extra", "rate_limiter": limit})
+    s.good("PATCH", "/vm", {"state": "Paused"})
+    state, memory = os.path.join(tmp, "vm.snap"), os.path.join(tmp, "vm.mem")
+    s.good("PUT", "/snapshot/create", {"snapshot_path": state, "mem_file_path": memory})
     s.stop()
+    t = Server(API, tmp, name="restored")  # with the file that the drive had last
+    t.good("PUT", "/snapshot/load", {"snapshot_path": state, "mem_file_path": memory, "resume_vm": True})
+    expect(t.headers.get("deprecation") == "true", t.headers)
+    t.wait_text("size 32 second")
+    drive = t.good("GET", "/vm/config")["drives"][1]
+    expect(drive["path_on_host"] == b and drive["rate_limiter"] == limit, drive)
+    t.good("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": a})
+    t.wait_text("size 8 first")
+    run_program(SOSIA, "pause", str(t.process.pid))
+    expect(t.good("GET", "/")["state"] == "Paused", "paused from outside")
+    t.good("PATCH", "/vm", {"state": "Resumed"})
+    t.stop()
 
 
 def balloon(tmp):
