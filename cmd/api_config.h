@@ -88,6 +88,7 @@ int api_config_options(const struct api_config *c, struct run_options *o, struct
 /* api_cpu.c: a checked cpu-config (NULL: none) as what the machine takes. 0 or -ERR_INVAL with the
  * text: something that Sosia cannot do, or not a number or a bitmap. */
 int api_cpu_template(const json_t *config, struct cpu_template *out, struct api_text *e);
+void api_serial_limit(const struct api_config *c, struct run_options *o);
 /* A rate limiter's JSON (NULL: none). */
 void api_rate_limit(const json_t *limiter, struct rate_limit *out);
 

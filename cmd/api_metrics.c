@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cmd/api.h"
+#include "core/dev/char_limit.h"
 
 /* --- names ------------------------------------------------------------------------------------ */
 
@@ -346,6 +347,9 @@ json_t *api_metrics_totals(struct api *a) {
         set_blocks(a, root);
         set_balloon(a->m, root);
         set_mmds(a, root);
+        if (a->m->serial_limit) {
+            set(root, "uart", "rate_limiter_dropped_bytes", char_limit_dropped(a->m->serial_limit));
+        }
     }
     return root;
 }

@@ -176,19 +176,15 @@ static void sosia_options(const struct api_config *c, struct run_options *o) {
     }
 }
 
-/* Known, and without a device behind it. */
-static int check_offered(const struct api_config *c, struct err *err) {
-    if (json_object_get(c->single[API_SERIAL], "rate_limiter")) {
-        return ERR_SET(err, ERR_INVAL, "serial: rate_limiter: is not offered yet");
-    }
-    return 0;
+void api_serial_limit(const struct api_config *c, struct run_options *o) {
+    take_bucket(json_object_get(c->single[API_SERIAL], "rate_limiter"), &o->serial_limit);
 }
 
 int api_config_options(const struct api_config *c, struct run_options *o, struct err *err) {
     o->rng = c->single[API_ENTROPY];
     api_rate_limit(json_object_get(c->single[API_ENTROPY], "rate_limiter"), &o->rng_limit);
-    int rc = check_offered(c, err);
-    rc = rc ? rc : machine_options(c, o, err);
+    api_serial_limit(c, o);
+    int rc = machine_options(c, o, err);
     rc = rc ? rc : boot_options(c, o, err);
     rc = rc ? rc : serial_options(c, o, err);
     rc = rc ? rc : vsock_options(c, o, err);

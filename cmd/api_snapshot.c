@@ -186,6 +186,7 @@ static int adjust(void *ctx, struct run_options *o, struct err *err) {
     for (u32 i = 0; i < o->disk_count; i++) {
         o->disk[i].limit_always = true; /* PATCH sets it */
     }
+    api_serial_limit(&l->a->config, o);
     o->api = NULL;
     o->thread_name = "fc_vcpu";
     o->fence = !l->a->no_fence;

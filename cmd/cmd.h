@@ -51,7 +51,8 @@ struct run_options {
     const char *gdb;
     bool gdb_wait;
     const char *config;
-    struct cpu_template cpu; /* all zero: the processor is not narrowed */
+    struct token_bucket_config serial_limit; /* of COM1's output in bytes; all zero: none */
+    struct cpu_template cpu;                 /* all zero: the processor is not narrowed */
     const char *api;         /* the machine as the API describes it, for snapshots; or NULL */
     const char *thread_name; /* of vCPUs; NULL: "vcpu" */
     const char *name;        /* of the machine; NULL: derived from its disk or kernel, */

@@ -14,6 +14,7 @@
 #include "cmd/manage.h"
 #include "cmd/perf_map.h"
 #include "cmd/snapshot.h"
+#include "core/dev/char_limit.h"
 
 void machine_stop(struct machine *m, const char *why) {
     if (m->pc) {
@@ -175,6 +176,17 @@ static void config_fill(struct machine *m) {
     c->trace = o->trace;
 }
 
+static int serial_limit(struct machine *m, struct err *err) {
+    struct char_backend **com1 = &m->cfg.serial[0];
+    if (!m->o.serial_limit.size || !*com1) {
+        return 0;
+    }
+    int rc =
+        char_limit_create(linux_host_host(m->lh), *com1, &m->o.serial_limit, &m->serial_limit, err);
+    *com1 = rc ? *com1 : m->serial_limit;
+    return rc;
+}
+
 int machine_create(struct machine *m, struct err *err) {
     config_fill(m);
     int rc = memory_check(&m->o, err);
@@ -199,6 +211,7 @@ int machine_create(struct machine *m, struct err *err) {
     rc = rc ? rc : seed_open(m, err);
     rc = rc ? rc : vsock_open(m, err);
     rc = rc ? rc : consoles_open(m, err);
+    rc = rc ? rc : serial_limit(m, err);
     rc = rc ? rc : pc_create(linux_host_host(m->lh), m->engine, &m->cfg, &m->pc, err);
     files_unmap(m);
     return rc || !m->restore ? rc : restore_load(m, err);
@@ -270,6 +283,9 @@ void machine_destroy(struct machine *m) {
     }
     if (m->cfg.vsock.backend) {
         m->cfg.vsock.backend->ops->destroy(m->cfg.vsock.backend);
+    }
+    if (m->serial_limit) {
+        m->serial_limit->ops->close(m->serial_limit);
     }
     for (u32 i = 0; i < m->stream_count; i++) {
         m->stream[i]->ops->close(m->stream[i]);

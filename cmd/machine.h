@@ -36,7 +36,8 @@ struct machine {
     u32 stream_count;
     struct machine_console console[CONSOLES_MAX]; /* those of the streams that have a hub */
     u32 console_count;
-    struct pc *pc; /* NULL: not created */
+    struct char_backend *serial_limit; /* in front of a stream; NULL: none */
+    struct pc *pc;                     /* NULL: not created */
     struct gdb_server *gdb;
     struct registration *reg; /* NULL: no name, there is no runtime directory (registry.h) */
     struct control *control;  /* its control socket: control_add; NULL likewise */

@@ -474,6 +474,21 @@ def cpu_config(tmp):
     s.stop()
 
 
+def serial(tmp):
+    """The serial port's output in a file, at a bounded rate."""
+    out = os.path.join(tmp, "serial")
+    s = Server(API, tmp)
+    s.good("PUT", "/serial", {"serial_out_path": out, "rate_limiter": {"size": 300, "refill_time": 3600000}})
+    start_linux(s, args=ARGS + ' sosia.run="echo 0123456789abcdef0123456789abcdef0123456789abcdef; dmesg"')
+
+    def dropped():
+        text = s.good("GET", "/sosia/metrics")
+        return int(re.search(r"(?m)^firecracker_uart_rate_limiter_dropped_bytes (\d+)", text).group(1))
+    s.wait("lost output", lambda: dropped() > 1000)
+    s.stop()
+    expect(0 < os.path.getsize(out) <= 301, os.path.getsize(out))
+
+
 def failures(tmp):
     """Starts that fail leave the API as it was."""
     s = Server(API, tmp)
@@ -493,7 +508,7 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, failures]
+TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, serial, failures]
 
 
 def main():

@@ -281,8 +281,8 @@ static void test_entropy_and_others(void **state) {
     assert_int_equal(o.engine, ENGINE_SOFT);
     assert_false(o.mmio);
     bad("\"sosia\": {\"engine\": \"diesel\"}", "unknown variant `diesel`");
-    bad("\"serial\": {\"rate_limiter\": {\"size\": 1, \"refill_time\": 1}}",
-        "serial: rate_limiter");
+    good("\"serial\": {\"rate_limiter\": {\"size\": 1, \"refill_time\": 2}}");
+    assert_int_equal(o.serial_limit.refill_ms, 2);
     bad("\"entropy\": 1", "expected struct EntropyDeviceConfig");
     bad("\"logger\": {}", "logger: only `sosia api --config-file` has it");
     bad("\"metrics\": {\"metrics_path\": \"m\"}", "metrics: only `sosia api");
