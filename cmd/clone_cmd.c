@@ -136,7 +136,7 @@ static int restore_spawn(char **args, const char *name, struct err *err) {
 }
 
 static int copy_start(const struct request *q, const char *path, long n, struct err *err) {
-    char name[256];
+    char name[256], force[] = "--force";
     char *args[MAX_ARGS] = {(char[]){"sosia"},
                             (char[]){"restore"},
                             (char[]){"-d"},
@@ -150,7 +150,7 @@ static int copy_start(const struct request *q, const char *path, long n, struct 
         args[count++] = q->more[i];
     }
     if (q->stop) {
-        args[count++] = (char[]){"--force"};
+        args[count++] = force;
     }
     args[count] = (char *)(uintptr_t)path;
     return restore_spawn(args, name, err);

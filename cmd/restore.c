@@ -29,6 +29,8 @@ struct restore {
     struct snap_file file;
     struct host_ram ram;
     bool track;
+    char handler[108]; /* socket of a page fault handler; "": none */
+    int uffd[2];       /* with a page fault handler; -1: none */
     struct linux_tsc_mark tsc;
     u32 runs;
 };
@@ -146,6 +148,28 @@ static int memory_map(struct restore *r, const char *path, const char *memory,
     return rc;
 }
 
+/* The memory is another process's affair; that it is this snapshot's is looked at in the first page
+ * that it gives. */
+static int memory_handled(struct restore *r, struct err *err) {
+    const struct snap_info *info = &r->file.info;
+    int rc = restore_uffd(r->handler, info->memory, &r->ram, r->uffd, err);
+    if (!rc && memcmp(r->ram.hva + LAYOUT_VMGENID, info->id, SNAP_ID_SIZE) != 0) {
+        rc = ERR_SET(err, ERR_FORMAT, "%s: the handler gives the memory of another snapshot",
+                     r->path);
+    }
+    return rc;
+}
+
+/* Only noted here: what is registered with a userfaultfd does not survive a fork. */
+static int handler_note(struct restore *r, const struct snapshot_open *how, struct err *err) {
+    if (r->file.info.incremental || how->check) {
+        return ERR_SET(err, ERR_INVAL, "%s: not with a page fault handler: %s", r->path,
+                       how->check ? "checksums" : "an incremental snapshot");
+    }
+    int n = snprintf(r->handler, sizeof(r->handler), "%s", how->uffd_path);
+    return (size_t)n < sizeof(r->handler) ? 0 : ERR_SET(err, ERR_INVAL, "name too long");
+}
+
 /* --- looking before anything is made -----------------------------------------------------------
  */
 
@@ -217,6 +241,7 @@ int snapshot_open(const struct snapshot_open *how, struct run_options *o, struct
     if (!r) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
+    r->uffd[0] = r->uffd[1] = -1;
     linux_tsc_begin(&r->tsc);
     r->track = how->track;
     char *real = realpath(how->state_path, NULL);
@@ -226,7 +251,9 @@ int snapshot_open(const struct snapshot_open *how, struct run_options *o, struct
     rc = rc || how->force ? rc : owner_check(how->state_path, err);
     rc = rc ? rc : options_fill(r, how, o, err);
     rc = rc || how->force ? rc : disks_check(r, o, err);
-    rc = rc ? rc : memory_map(r, r->path, how->memory_path, &r->file, 0, how->check, err);
+    rc = rc               ? rc
+         : how->uffd_path ? handler_note(r, how, err)
+                          : memory_map(r, r->path, how->memory_path, &r->file, 0, how->check, err);
     if (rc) {
         restore_free(r);
         return rc;
@@ -238,6 +265,11 @@ int snapshot_open(const struct snapshot_open *how, struct run_options *o, struct
 void restore_free(struct restore *r) {
     if (r) {
         linux_ram_free(NULL, &r->ram);
+        for (int i = 0; i < 2; i++) {
+            if (r->uffd[i] >= 0) {
+                close(r->uffd[i]);
+            }
+        }
         snap_file_free(&r->file);
         free(r);
     }
@@ -252,7 +284,10 @@ const struct snap_info *restore_info(const struct restore *r) {
 
 int restore_prepare(struct machine *m, struct err *err) {
     struct restore *r = m->restore;
-    (void)err;
+    int rc = r->handler[0] ? memory_handled(r, err) : 0;
+    if (rc) {
+        return rc;
+    }
     linux_tsc_confirm(&r->tsc, r->file.info.tsc_hz);
     m->cfg.ram = &r->ram;
     m->cfg.cpuid = &r->file.cpuid;

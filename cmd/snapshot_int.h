@@ -21,6 +21,11 @@ struct snapshot {
 /* Size and time of a disk's file, as they are now; by fd, or by its name when that is negative. */
 void snap_disk_stat(const struct disk_option *o, int fd, struct snap_disk *d);
 
+/* restore_uffd.c: memory whose pages the handler at the socket path fills. keep: two descriptors
+ * that live as long as the machine (-1: none), also on failure, as *ram. 0 or negative. */
+struct host_ram;
+int restore_uffd(const char *path, u64 size, struct host_ram *ram, int keep[2], struct err *err);
+
 /* engine_switch.c: what vm_save writes, into as much room as it takes (malloc). */
 struct vm;
 int machine_state_save(struct vm *vm, u8 **state, size_t *size, struct err *err);

@@ -7,7 +7,7 @@ _sosia() {
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run api jail image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run snapshot restore clone engine api jail image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -27,6 +27,20 @@ _sosia() {
         esac
         return
     fi
+    case ${COMP_WORDS[1]} in
+    restore)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -W "--name --engine --detach --console --disk --net --overlay --memory-file --uffd
+            --check --track --paused --force --fence --translator --trace --quiet --stats --help" -- "$cur")
+        return ;;
+    snapshot)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -W "info merge --incremental --track --keep-paused --stop --no-sync --json --check
+            --help" -- "$cur")
+        return ;;
+    clone) mapfile -t COMPREPLY < <(compgen -W "--stop --dir --help" -- "$cur"); return ;;
+    engine) mapfile -t COMPREPLY < <(compgen -W "soft kvm --help" -- "$cur"); return ;;
+    esac
     if [ "${COMP_WORDS[1]}" = api ]; then
         case $prev in
         --level) mapfile -t COMPREPLY < <(compgen -W "Off Error Warn Info Debug Trace" -- "$cur") ;;
