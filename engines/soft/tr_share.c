@@ -44,7 +44,7 @@ static bool writes(const struct insn *i) {
 }
 
 static u16 bit_of(u32 reg) {
-    return reg < GPR_COUNT ? (u16)BIT(reg) : 0;
+    return (u16)(reg < GPR_COUNT ? BIT(reg) : 0);
 }
 
 /* The registers of an operand that can be shared; 0: it cannot. */
