@@ -29,7 +29,7 @@ enum { FLUSH_SECONDS = 60, CONFIG_MAX_BYTES = 4 << 20 };
 struct args {
     const char *socket, *id, *config, *metadata, *metrics_path;
     const char *log_path, *level, *module;
-    bool show_level, show_origin, no_api, no_fence, boot_timer, quiet;
+    bool show_level, show_origin, no_api, no_fence, enable_pci, boot_timer, quiet;
     u64 max_payload, mmds_limit, start_us;
 };
 
@@ -196,6 +196,9 @@ static int take_flag(struct args *a, int id) {
         break;
     case OPT_NO_SECCOMP:
         a->no_fence = true;
+        break;
+    case OPT_ENABLE_PCI:
+        a->enable_pci = true;
         break;
     case OPT_QUIET:
         a->quiet = true;
@@ -440,6 +443,7 @@ static int set_up(struct process *p) {
     p->api.on_stop = on_stop;
     p->api.on_stop_ctx = p;
     p->api.no_fence = a->no_fence;
+    p->api.pci = a->enable_pci;
     p->api.quiet = a->quiet ? API_QUIET : API_TALK;
     p->api.mmds.limit = a->mmds_limit ? a->mmds_limit : a->max_payload;
     if (a->start_us) {
@@ -497,7 +501,7 @@ static void tear_down(struct process *p) {
         sigaddset(&set, SIGHUP);
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     }
-    if (p->flush) {
+    if (host && p->flush) {
         host->ops->timer_destroy(host, p->flush);
     }
     api_free(&p->api);

@@ -28,6 +28,7 @@ enum api_state { API_NOT_STARTED, API_RUNNING, API_PAUSED };
 struct api {
     struct linux_host *lh; /* NULL: nothing can be started (tests) */
     bool no_files;         /* do not touch the host's files (fuzzing) */
+    bool pci;              /* --enable-pci: devices on PCI unless a request says where */
     bool no_fence;         /* --no-seccomp */
     char id[65];           /* of the instance */
     enum run_quiet { API_TALK, API_QUIET } quiet;

@@ -122,7 +122,7 @@ int api_put_single(struct api *a, struct api_call *call, json_t **out, struct ap
     (void)out;
     int rc = check_files(a, call->body, e);
     rc = rc ? rc : api_config_put(&a->config, call->arg, take_body(call), e);
-    a->boot_path |= !rc;
+    a->boot_path |= !rc && call->arg != API_SOSIA; /* also says how a snapshot is to run */
     return rc;
 }
 

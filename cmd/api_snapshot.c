@@ -134,7 +134,8 @@ static int config_restore(struct api *a, struct run_options *o, struct err *err)
     json_object_set_new(m, "vcpu_count", json_integer(o->cpus));
     json_object_set_new(m, "mem_size_mib", json_integer((json_int_t)(o->memory / MIB)));
     for (u32 i = 0; i < API_SINGLES; i++) { /* what was given to this process stays */
-        if ((i == API_LOGGER || i == API_METRICS) && a->config.single[i]) {
+        bool own = i == API_LOGGER || i == API_METRICS || i == API_SOSIA;
+        if (own && a->config.single[i]) {
             json_decref(fresh.single[i]);
             fresh.single[i] = json_incref(a->config.single[i]);
         }
@@ -176,8 +177,21 @@ static int override_vsock(struct api *a, const json_t *v, struct run_options *o,
     return o->vsock.path ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
 }
 
+/* Of PUT /sosia only that counts for a snapshot; the guest does not see it. */
+static void choose_engine(const struct api *a, struct run_options *o) {
+    const json_t *own = a->config.single[API_SOSIA];
+    const char *engine = text(own, "engine");
+    if (engine && strcmp(engine, "auto") != 0) {
+        o->engine = !strcmp(engine, "kvm") ? ENGINE_KVM : ENGINE_SOFT;
+    }
+    if (own) {
+        o->translator.on = json_is_true(json_object_get(own, "translator"));
+    }
+}
+
 static int adjust(void *ctx, struct run_options *o, struct err *err) {
     struct loading *l = ctx;
+    choose_engine(l->a, o);
     int rc = config_restore(l->a, o, err);
     rc = rc ? rc : override_nets(l->a, json_object_get(l->body, "network_overrides"), o, err);
     rc = rc ? rc : override_vsock(l->a, json_object_get(l->body, "vsock_override"), o, err);

@@ -43,6 +43,9 @@ static int machine_make(struct api *a, struct err *err) {
     linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     a->m->o.quiet = a->quiet == API_QUIET;
     int rc = api_config_options(&a->config, &a->m->o, err);
+    if (a->pci && !json_object_get(a->config.single[API_SOSIA], "transport")) {
+        a->m->o.mmio = a->m->o.mmio_cmdline = false;
+    }
     return rc ? rc : machine_create(a->m, err);
 }
 

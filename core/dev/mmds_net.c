@@ -39,8 +39,10 @@ static struct mmds_net *net_of(struct net_backend *be) {
     return CONTAINER_OF(be, struct mmds_net, be);
 }
 
+/* Due now, not long ago: other timers of the event thread get their turn under a flood of frames.
+ */
 static void kick(struct mmds_net *m) {
-    m->host->ops->timer_arm(m->host, m->timer, 0);
+    m->host->ops->timer_arm(m->host, m->timer, host_now(m->host));
 }
 
 /* --- from the card ---------------------------------------------------------------------------- */
@@ -153,7 +155,8 @@ static void work(void *ctx) {
     u64 next = stopped ? HOST_FOREVER : mmds_stack_work(m->stack);
     mutex_lock(m->host, &m->lock);
     if (!m->stopped && (m->count || next != HOST_FOREVER)) {
-        m->host->ops->timer_arm(m->host, m->timer, m->count ? 0 : next);
+        u64 at = m->count ? host_now(m->host) : next;
+        m->host->ops->timer_arm(m->host, m->timer, at);
     }
     mutex_unlock(m->host, &m->lock);
 }

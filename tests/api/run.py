@@ -307,7 +307,7 @@ def no_api(tmp):
                                    "boot_args": ARGS + ' sosia.run="reboot -f"'},
                    "drives": [{"drive_id": "r", "is_root_device": True, "path_on_host": ROOTFS, "is_read_only": True}],
                    "sosia": {"engine": "soft"}}, f)
-    s = Server(API, tmp, "--no-api", config=config, api=False)
+    s = Server(API, tmp, "--no-api", "--enable-pci", config=config, api=False)
     s.end()
     expect("rootfs: /dev/vda / ext4 ro" in s.text() or "rootfs: /dev/root / ext4" in s.text(), s.text())
 
@@ -351,6 +351,12 @@ def life(tmp):
     expect(saved <= ticks(t)[0] <= saved + 2, (saved, ticks(t)))
     t.good("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
     t.end()
+    t = Server([link], tmp, name="interpreted")  # the engine may be another one
+    t.good("PUT", "/sosia", {"engine": "soft", "translator": False})
+    t.good("PUT", "/snapshot/load", {"snapshot_path": state, "mem_file_path": memory, "resume_vm": True})
+    expect(t.good("GET", "/sosia")["engine"] == "soft", "engine")
+    t.wait_text("tick %d" % (saved + 2))
+    t.stop()
     u = Server([link], tmp, name="third")  # damaged: refused, and the process ends
     with open(state, "r+b") as f:
         f.truncate(os.path.getsize(state) - 1)
