@@ -400,7 +400,8 @@ static json_t *line_head(const struct api *a) {
 static int write_line(struct api_metrics *m, const char *text) {
     size_t len = strlen(text);
     ssize_t n = write(m->fd, text, len);
-    return n == (ssize_t)len && write(m->fd, "\n", 1) == 1 ? 0 : -ERR_IO;
+    bool ended = n > 0 && write(m->fd, "\n", 1) == 1; /* one that was cut is ended, too */
+    return ended && n == (ssize_t)len ? 0 : -ERR_IO;
 }
 
 int api_metrics_flush(struct api *a) {

@@ -67,6 +67,10 @@ def wrong_bodies(server, path, method, operation, schema, ids):
     refused(server, method, path, operation, b"[]", JSON_ERROR + "invalid type: sequence, expected struct ")
     good = {**SPEC.sample(schema), **ids}
     refused(server, method, path, operation, {**good, "colour": 1}, JSON_ERROR + "unknown field `colour`")
+    fault = server.call(method, path, {**good, "colour": 1})[1]["fault_message"]
+    names = set(re.findall(r"`(\w+)`", fault)) - {"colour"}
+    expect(names == set(schema["properties"]), "%s %s takes %s, the file says %s" %
+           (method, path, sorted(names), sorted(schema["properties"])))
     for name in schema.get("required", []):
         less = {k: v for k, v in good.items() if k != name}
         refused(server, method, path, operation, less, JSON_ERROR + "missing field `%s`" % name)
@@ -137,7 +141,10 @@ def start_linux(s, *, vcpus=1, args=ARGS, kernel=KERNEL, disk=None, engine="soft
 def operations_after(tmp):
     """While it runs: what is not possible any more, and each answer in its form."""
     s = Server(API, tmp)
+    vsock = os.path.join(tmp, "vsock")
+    s.good("PUT", "/vsock", {"guest_cid": 3, "uds_path": vsock})
     start_linux(s, nets=[{"iface_id": "eth0", "sosia_network": "none"}])
+    expect(os.path.exists(vsock), "no vsock socket")
     for template, method, operation in SPEC.operations():
         path, ids = concrete(template)
         schema = SPEC.follow(operation.get("requestBody") or {})
