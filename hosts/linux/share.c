@@ -47,7 +47,7 @@ static int share_reset(struct share *s, struct share_req *r UNUSED) {
     pthread_mutex_lock(&s->lock);
     handles_close_all(s);
     nodes_forget_all(s);
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     return 0;
 }
 
@@ -95,7 +95,7 @@ static void job_run(struct pool_job *job) {
     if (!--s->inflight) {
         pthread_cond_broadcast(&s->idle);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
 }
 
 /* There are threads since share_open, so that this cannot fail. */
@@ -105,7 +105,7 @@ static void share_submit(struct share_backend *be, struct share_req *req) {
     *j = (struct share_job){.job.fn = job_run, .s = s, .req = req};
     pthread_mutex_lock(&s->lock);
     s->inflight++;
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     pool_submit(s->pool, &j->job);
 }
 
@@ -115,7 +115,7 @@ static void share_drain(struct share_backend *be) {
     while (s->inflight) {
         pthread_cond_wait(&s->idle, &s->lock);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
 }
 
 /* --- life
@@ -123,12 +123,14 @@ static void share_drain(struct share_backend *be) {
 
 static void share_free(struct share *s) {
     pool_destroy(s->pool);
+    pthread_mutex_lock(&s->lock);
     if (s->handle) {
         handles_close_all(s);
     }
     if (s->by_id) {
         nodes_fini(s);
     }
+    share_unlock(s);
     handles_fini(s);
     if (s->root >= 0) {
         close(s->root);

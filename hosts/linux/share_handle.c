@@ -24,7 +24,7 @@ static struct handle *find(struct share *s, u64 id) {
 
 static void handle_free(struct share *s, struct handle *h) {
     if (h->fd >= 0) {
-        close(h->fd);
+        share_bury(s, h->fd);
     }
     node_unref(s, h->node);
     pthread_mutex_destroy(&h->lock);
@@ -48,7 +48,7 @@ int handle_add(struct share *s, struct node *n, int fd, int flags, bool dir, u64
     pthread_mutex_lock(&s->lock);
     struct handle *h = handle_new(s, ++s->next_id, n, fd, flags, dir);
     *id = h ? h->id : 0;
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     if (!h) {
         close(fd);
     }
@@ -82,7 +82,7 @@ int handle_use(struct share *s, u64 id, bool dir, struct handle **out) {
     if (!rc) {
         h->refs++;
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     *out = rc ? NULL : h;
     return rc;
 }
@@ -93,7 +93,7 @@ void handle_done(struct share *s, struct handle *h) {
         if (!--h->refs && h->closed) {
             handle_free(s, h);
         }
-        pthread_mutex_unlock(&s->lock);
+        share_unlock(s);
     }
 }
 
@@ -118,7 +118,7 @@ int handle_release(struct share *s, u64 id) {
     if (found) {
         drop(s, p);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     return found ? 0 : -EBADF;
 }
 

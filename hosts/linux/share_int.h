@@ -12,6 +12,7 @@ enum {
     SHARE_NODES_MAX = 1 << 20,
     SHARE_HANDLES_MAX = 1 << 16,
     SHARE_HANDLE_BUCKETS = 1024,
+    SHARE_DEAD_MAX = 32,
     SHARE_DEPTH_MAX = 4096, /* folders inside folders that are opened again one by one */
 };
 
@@ -64,6 +65,8 @@ struct share {
     u32 buckets, nodes;
     struct node lru; /* head of the ring */
     u32 fds, fds_max;
+    int dead[SHARE_DEAD_MAX]; /* to be closed without the lock */
+    u32 dead_count;
     struct handle **handle;
     u32 handles, handles_max;
     u64 next_id;
@@ -94,6 +97,11 @@ void attr_fill(struct share *s, const struct stat *st, struct share_attr *out);
 
 /* --- share_node.c; those marked L want the lock held -------------------------------------------
  */
+
+/* The last close of a file that was removed frees its blocks, which takes a while: it is put off
+ * until the lock is released. */
+void share_bury(struct share *s, int fd); /* L */
+void share_unlock(struct share *s);
 
 int nodes_init(struct share *s, u64 dev, u64 ino);
 void nodes_fini(struct share *s);

@@ -101,6 +101,28 @@ static void unhash(struct share *s, struct node *n) {
     n->hashed = false;
 }
 
+/* --- lock ---------------------------------------------------------------------------------------
+ */
+
+void share_bury(struct share *s, int fd) {
+    if (s->dead_count < ARRAY_LEN(s->dead)) {
+        s->dead[s->dead_count++] = fd;
+    } else {
+        close(fd);
+    }
+}
+
+void share_unlock(struct share *s) {
+    int dead[SHARE_DEAD_MAX];
+    u32 count = s->dead_count;
+    memcpy(dead, s->dead, count * sizeof(dead[0]));
+    s->dead_count = 0;
+    pthread_mutex_unlock(&s->lock);
+    for (u32 i = 0; i < count; i++) {
+        close(dead[i]);
+    }
+}
+
 /* --- descriptors -------------------------------------------------------------------------------
  */
 
@@ -121,7 +143,7 @@ static void fd_close(struct share *s, struct node *n) {
         lru_remove(n);
         s->fds--;
         if (n->fd != s->root) {
-            close(n->fd);
+            share_bury(s, n->fd);
         }
         n->fd = -1;
     }
@@ -252,7 +274,7 @@ void node_done(struct share *s, struct node *n) {
     if (n) {
         pthread_mutex_lock(&s->lock);
         node_done_locked(s, n);
-        pthread_mutex_unlock(&s->lock);
+        share_unlock(s);
     }
 }
 
@@ -261,7 +283,7 @@ int node_use(struct share *s, u64 id, struct node **out) {
     pthread_mutex_lock(&s->lock);
     struct node *n = node_find(s, id);
     int rc = n ? node_use_locked(s, n) : -ESTALE;
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     if (!rc && inside_check(s, n->fd)) {
         node_done(s, n);
         rc = -ESTALE;
@@ -287,7 +309,8 @@ static void place(struct share *s, struct node *n, struct node *parent, const ch
         up = up->parent;
     }
     char *copy = up || n == s->root_node ? NULL : strdup(name);
-    if (!copy) {
+    if (!copy || !parent) {
+        free(copy);
         return;
     }
     struct node *old = n->parent;
@@ -351,7 +374,7 @@ int node_give(struct share *s, struct node *parent, const char *name, int fd, co
         entry->node = n->id;
         attr_fill(s, st, &entry->attr);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     return rc;
 }
 
@@ -369,30 +392,23 @@ void node_forget(struct share *s, u64 id, u64 count) {
     if (n) {
         forget_locked(s, n, count);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
 }
 
 /* A file without a name cannot be opened again, so its descriptor stays. */
 void node_unnamed(struct share *s, struct node *dir, const char *name) {
     struct stat st;
-    int fd = child_open(s, dir->fd, name, &st);
-    if (fd < 0) {
+    if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)) {
         return;
     }
     pthread_mutex_lock(&s->lock);
     struct node *n = find_ino(s, st.st_dev, st.st_ino);
-    if (n && n->parent && n->type == (st.st_mode & S_IFMT) && placed_at(n, dir, name)) {
-        if (n->fd < 0) {
-            n->pinned = !fd_keep(s, n, fd);
-            fd = -1;
-        } else {
-            n->pinned = true;
-        }
+    if (n && n->parent && n->type == (st.st_mode & S_IFMT) && placed_at(n, dir, name) &&
+        !node_use_locked(s, n)) {
+        n->pinned = true;
+        node_done_locked(s, n);
     }
-    pthread_mutex_unlock(&s->lock);
-    if (fd >= 0) {
-        close(fd);
-    }
+    share_unlock(s);
 }
 
 void node_renamed(struct share *s, const struct stat *st, struct node *dir, const char *name) {
@@ -402,7 +418,7 @@ void node_renamed(struct share *s, const struct stat *st, struct node *dir, cons
         place(s, n, dir, name);
         n->pinned = false;
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
 }
 
 /* --- all of them ---------------------------------------------------------------------------------
@@ -450,8 +466,11 @@ int nodes_init(struct share *s, u64 dev, u64 ino) {
 
 /* No request is in flight: what is left hangs together in circles that only a loaded state has. */
 void nodes_fini(struct share *s) {
-    while (s->all) {
-        node_free(s, s->all);
+    struct node *n = s->all;
+    while (n) {
+        struct node *next = n->all_next;
+        node_free(s, n);
+        n = next;
     }
     free(s->by_id);
     free(s->by_ino);

@@ -54,7 +54,7 @@ void share_save(struct share_backend *be, struct snap_writer *w) {
         }
     }
     save_handles(s, w);
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
 }
 
 /* Until all are there, `refs` keeps a node and by_id finds it; parents come in a second round. */
@@ -183,6 +183,6 @@ int share_load(struct share_backend *be, struct snap_reader *r) {
         handles_close_all(s);
         clear(s);
     }
-    pthread_mutex_unlock(&s->lock);
+    share_unlock(s);
     return rc;
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # usage: tests/share/guest.sh
-# Makes build/tests/share/initrd.img: the test guest with tests/share/fstest.c in it.
+# Makes build/tests/share/initrd.img: the test guest with tests/share/fstest.c and bench/share.c in it.
 set -eu
 cd "$(dirname "$0")/../.."
 . guests/lib.sh
@@ -9,16 +9,17 @@ out=build/tests/share
 mkdir -p "$out"
 guests/linux/build.sh cloud-amd64
 fresh=yes
-for f in tests/share/fstest.c tests/share/guest.sh guests/linux/init guests/lib.sh; do
+for f in tests/share/fstest.c bench/share.c tests/share/guest.sh guests/linux/init guests/lib.sh; do
     [ "$out/initrd.img" -nt "$f" ] || fresh=
 done
 [ -z "$fresh" ] || exit 0
 gcc -O2 -Wall -static -o "$out/fstest" tests/share/fstest.c
+gcc -O2 -Wall -static -o "$out/share" bench/share.c
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
 busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtiofs
 cp guests/linux/init "$root/init"
-cp "$out/fstest" "$root/bin/"
+cp "$out/fstest" "$out/share" "$root/bin/"
 chmod 755 "$root" "$root/init"
 pack_initramfs "$root" "$out/initrd.img"
 rm -rf "$root"
