@@ -56,7 +56,7 @@ static u16 address_regs(const struct tr_insn *ti) {
         m->seg == SEG_GS || in_memory(&ti->insn)) {
         return 0;
     }
-    return bit_of(m->base) | bit_of(m->index);
+    return (u16)(bit_of(m->base) | bit_of(m->index));
 }
 
 static bool same_address(const struct insn *a, const struct insn *b) {
@@ -90,7 +90,7 @@ u32 tr_share(const struct soft_tr *t, u32 at, bool *write) {
     *write = false;
     for (u32 k = at + 1; k < end && regs; k++) {
         const struct tr_insn *i = &t->trace[k];
-        changed |= tr_regs_written(&i[-1].insn);
+        changed = (u16)(changed | tr_regs_written(&i[-1].insn));
         if ((changed & regs) || !between(t, i, first->vector)) {
             break;
         }

@@ -428,6 +428,14 @@ static inline int sm_vector(const struct sm *m) {
     return (int)((rip - SM_HANDLER) / 16);
 }
 
+/* Puts words of size bytes on the stack before the machine runs. */
+static inline void sm_push_frame(struct sm *m, u32 size, const u64 *words, u32 count) {
+    m->s.gpr[GPR_RSP] -= (u64)size * count;
+    for (u32 i = 0; i < count; i++) {
+        sm_put(m, m->s.seg[SEG_SS].base + m->s.gpr[GPR_RSP] + i * size, size, words[i]);
+    }
+}
+
 /* Word n (0: top) of the stack, in frames of size bytes. */
 static inline u64 sm_frame(struct sm *m, u32 n, u32 size) {
     return sm_get(m, m->s.seg[SEG_SS].base + m->s.gpr[GPR_RSP] + n * size, size);

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parts of the translator by themselves: tables of translations (look.c), flags that follow from
+ * registers (tr_flags.c), operands that are looked up once (tr_share.c), 32-bit code's own
+ * instructions, counters. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "engines/soft/look.h"
+#include "engines/soft/tr.h"
+#include "tests/unit/soft_machine.h"
+
+static struct sm *m;
+static struct soft_vcpu *c;
+
+static int set_up(void **state) {
+    (void)state;
+    setenv("SOSIA_TEST_TRANSLATOR", "1", 0);
+    m = sm_create();
+    c = soft_of(&m->vcpu);
+    sm_setup(m, SM_LONG, 0);
+    sm_hex(m, SM_CODE, "f4");
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    sm_destroy(m);
+    return 0;
+}
+
+/* --- look.c ------------------------------------------------------------------------------------
+ */
+
+#define PAGE_A 0x7fff12345000ull
+#define PAGE_B 0x7ffe12345000ull /* the same slot */
+
+static u32 slot_of(u64 linear) {
+    return (u32)linear >> PAGE_SHIFT;
+}
+
+/* The table that generated code would look into. */
+static const struct look_set *table(void) {
+    return (const struct look_set *)(uintptr_t)(c->look - LOOK_BIAS);
+}
+
+static bool fill(u64 page, bool write, u64 phys) {
+    struct tlb_entry e = {.read = page, .write = write ? page : TLB_NONE, .addend = 0x1000};
+    return soft_look_fill(c, page + 0x123, &e, phys, write ? ACCESS_WRITE : ACCESS_READ);
+}
+
+static void test_look_fill(void **state) {
+    (void)state;
+    struct tlb_entry slow = {.read = PAGE_A | TLB_SLOW, .write = TLB_NONE, .addend = 1};
+    assert_false(soft_look_fill(c, PAGE_A, &slow, 0x5000, ACCESS_READ));
+    assert_int_equal(table()->read[slot_of(PAGE_A)], 0);
+    assert_true(fill(PAGE_A, false, 0x5000));
+    assert_true(table()->read[slot_of(PAGE_A)] == (PAGE_A | PAGE_MASK));
+    assert_int_equal(table()->write[slot_of(PAGE_A)], 0);
+    assert_int_equal(table()->addend[slot_of(PAGE_A)], 0x1000);
+    assert_true(fill(PAGE_A, true, 0x5000));
+    assert_true(table()->write[slot_of(PAGE_A)] == (PAGE_A | PAGE_MASK));
+    assert_true(fill(PAGE_B, false, 0x6000)); /* takes the slot over */
+    assert_true(table()->read[slot_of(PAGE_A)] == (PAGE_B | PAGE_MASK));
+    assert_int_equal(table()->write[slot_of(PAGE_A)], 0);
+}
+
+static u32 context(void) {
+    return (u32)(c->tlb->now - c->tlb->context);
+}
+
+static void test_look_forget(void **state) {
+    struct soft_look *look = c->tlb->look;
+    u32 a = slot_of(PAGE_A), b = a + 1;
+    (void)state;
+    fill(PAGE_A, true, 0x5000);
+    fill(PAGE_A + PAGE_SIZE, true, 0x6000 | PHYS_GLOBAL);
+    soft_look_drop_writes(look, 0x6000);
+    assert_int_not_equal(table()->write[a], 0);
+    assert_int_equal(table()->write[b], 0);
+    assert_int_not_equal(table()->read[b], 0);
+    soft_look_drop_all_writes(look);
+    assert_int_equal(table()->write[a], 0);
+    fill(PAGE_A, true, 0x5000);
+    soft_look_clear(look, context(), true); /* global ones stay */
+    assert_int_equal(table()->read[a] | table()->write[a], 0);
+    assert_int_not_equal(table()->read[b], 0);
+    soft_look_clear(look, context(), false);
+    assert_int_equal(table()->read[b], 0);
+    fill(PAGE_A, false, 0x5000);
+    soft_look_drop_page(look, context(), PAGE_A + 5, false);
+    assert_int_equal(table()->read[a], 0);
+}
+
+static void test_look_large(void **state) {
+    struct soft_look *look = c->tlb->look;
+    u64 base = PAGE_A & ~(u64)0x3fffff;
+    (void)state;
+    fill(base, false, 0x5000 | PHYS_2M);
+    fill(base + 0x3000, false, 0x8000 | PHYS_2M);
+    fill(base + 0x4000, false, 0x9000);
+    fill(base + 0x400000, false, 0x10000 | PHYS_2M);
+    soft_look_drop_page(look, context(), base + 0x1000, true);
+    assert_int_equal(table()->read[slot_of(base)], 0);
+    assert_int_equal(table()->read[slot_of(base + 0x3000)], 0);
+    assert_int_not_equal(table()->read[slot_of(base + 0x4000)], 0); /* a small page of its own */
+    assert_int_not_equal(table()->read[slot_of(base + 0x400000)], 0);
+    soft_look_clear(look, context(), false);
+}
+
+/* Too much touched, or too many fills: all tables begin anew. */
+static void test_look_reset(void **state) {
+    struct soft_look *look = c->tlb->look;
+    u64 resets = look->resets;
+    (void)state;
+    for (u32 n = 0; n <= look->touched_max; n++) {
+        assert_true(fill((u64)n << (PAGE_SHIFT + LOOK_REGION_BITS), false, 0x5000));
+    }
+    assert_int_equal(look->resets, resets + 1);
+    assert_true(look->touched < look->touched_max);
+    for (u32 n = 0; n <= LOOK_FILLS; n++) {
+        assert_true(fill(n & 1 ? PAGE_A : PAGE_B, false, 0x5000));
+        assert_true(look->fills <= LOOK_FILLS);
+    }
+    assert_int_equal(look->resets, resets + 2);
+    u32 slot = slot_of(PAGE_A);
+    assert_true(table()->read[slot] == (PAGE_B | PAGE_MASK));
+    assert_int_equal(table()->read[0], 0);
+}
+
+/* --- tr_flags.c --------------------------------------------------------------------------------
+ */
+
+enum { FAULTS = 0x40000000 }; /* not mapped */
+
+/* RFLAGS in the frame of the page fault behind `code`, whose flags nobody reads. */
+static u64 frame_flags(const char *code, u64 a, u64 b) {
+    sm_setup(m, SM_LONG, 0);
+    u32 n = sm_hex(m, SM_CODE, code);
+    sm_hex(m, SM_CODE + n, "8b0a 83c101 f4"); /* mov ecx, [rdx]; add ecx, 1; hlt */
+    m->s.gpr[GPR_RAX] = a;
+    m->s.gpr[GPR_RBX] = b;
+    m->s.gpr[GPR_RDX] = FAULTS;
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_PF);
+    assert_int_equal(m->s.cr2, FAULTS);
+    return sm_frame(m, 3, 8) & FLAG_ARITH;
+}
+
+/* The same by the processor. */
+#define NATIVE(text)                                                                               \
+    static u64 text##_flags(u64 a, u64 b) {                                                        \
+        u64 f;                                                                                     \
+        __asm__("sub $128, %%rsp\n\t" CODE_##text "\n\tpushfq\n\tpop %0\n\tadd $128, %%rsp"        \
+                : "=&r"(f), "+a"(a), "+b"(b)::"cc");                                               \
+        return f & FLAG_ARITH;                                                                     \
+    }
+#define CODE_add   "add %%rbx, %%rax"
+#define CODE_add32 "add %%ebx, %%eax"
+#define CODE_sub   "sub %%rbx, %%rax"
+#define CODE_sub8  "sub %%bl, %%al"
+#define CODE_cmp16 "cmp %%bx, %%ax"
+#define CODE_cmp   "cmp %%rbx, %%rax"
+#define CODE_test  "test %%ebx, %%eax"
+#define CODE_and   "and %%rbx, %%rax"
+#define CODE_xor   "xor %%bx, %%ax"
+#define CODE_or    "or %%ebx, %%eax"
+#define CODE_neg   "neg %%rax"
+#define CODE_neg8  "neg %%al"
+#define CODE_imm   "cmp $-3, %%eax"
+NATIVE(add)
+NATIVE(add32)
+NATIVE(sub)
+NATIVE(sub8)
+NATIVE(cmp16)
+NATIVE(cmp)
+NATIVE(test)
+NATIVE(and)
+NATIVE(xor)
+NATIVE(or)
+NATIVE(neg)
+NATIVE(neg8)
+NATIVE(imm)
+
+static void test_recipes(void **state) {
+    static const struct {
+        const char *code;
+        u64 (*native)(u64 a, u64 b);
+        u64 undefined;
+    } row[] = {
+        {"4801d8", add_flags, 0},       {"01d8", add32_flags, 0},
+        {"4829d8", sub_flags, 0},       {"28d8", sub8_flags, 0},
+        {"6639d8", cmp16_flags, 0},     {"4839d8", cmp_flags, 0},
+        {"85d8", test_flags, FLAG_AF},  {"4821d8", and_flags, FLAG_AF},
+        {"6631d8", xor_flags, FLAG_AF}, {"09d8", or_flags, FLAG_AF},
+        {"48f7d8", neg_flags, 0},       {"f6d8", neg8_flags, 0},
+        {"83f8fd", imm_flags, 0},
+    };
+    static const u64 value[] = {
+        0,           1,         2,       0x7f,       0x80,           0xff,
+        0x7fff,      0x8000,    0xffff,  0x7fffffff, 0x80000000,     0xffffffff,
+        0x100000000, INT64_MAX, BIT(63), UINT64_MAX, UINT64_MAX - 2, 0x123456789abcdef0};
+    (void)state;
+    for (size_t r = 0; r < ARRAY_LEN(row); r++) {
+        for (size_t i = 0; i < ARRAY_LEN(value); i++) {
+            for (size_t k = 0; k < ARRAY_LEN(value); k++) {
+                u64 want = row[r].native(value[i], value[k]) & ~row[r].undefined;
+                u64 got = frame_flags(row[r].code, value[i], value[k]) & ~row[r].undefined;
+                if (want != got) {
+                    fail_msg("%s: %llx, %llx: want %llx, got %llx", row[r].code,
+                             (unsigned long long)value[i], (unsigned long long)value[k],
+                             (unsigned long long)want, (unsigned long long)got);
+                }
+            }
+        }
+    }
+    assert_true(c->tr->recipe_count > 0);
+}
+
+/* --- tr_share.c --------------------------------------------------------------------------------
+ */
+
+/* Instructions of the trace that is made of the code and what the first shares. */
+static u32 shared(u8 mode, const char *hex, bool *write) {
+    static struct soft_tr t;
+    u8 code[64];
+    u32 n = sm_hex(m, SM_CODE, hex), at = 0;
+    memset(&t, 0, sizeof(t));
+    t.mode = mode;
+    t.c = c;
+    t.host_avx = true;
+    memcpy(code, m->hram.hva + SM_CODE, n);
+    while (at < n) {
+        struct tr_insn *i = &t.trace[t.trace_len++];
+        assert_int_equal(insn_decode(&i->insn, code + at, n - at, mode), DECODE_OK);
+        i->class = i->insn.id == INSN_LEA   ? CLASS_LEA
+                   : i->insn.id == INSN_NOP ? CLASS_NOP
+                   : tr_can_copy(&t, i)     ? CLASS_COPY
+                                            : CLASS_STEP;
+        at += i->insn.len;
+    }
+    return tr_share(&t, 0, write);
+}
+
+static void test_share(void **state) {
+    bool write;
+    (void)state;
+    assert_int_equal(shared(64, "488b03 4883c001 488903", &write), 3);
+    assert_true(write);
+    assert_int_equal(shared(64, "488b4308 90 488d5101 483b4308", &write), 4);
+    assert_false(write);
+    assert_int_equal(shared(64, "488b03 48890b 48894b08", &write), 2); /* another place */
+    assert_true(write);
+    assert_int_equal(shared(64, "488b1b 48891b", &write), 1);        /* the base changes */
+    assert_int_equal(shared(64, "8b03 488903", &write), 1);          /* a longer one */
+    assert_int_equal(shared(64, "488b03 678903", &write), 1);        /* another address size */
+    assert_int_equal(shared(64, "658b03 658903", &write), 1);        /* GS */
+    assert_int_equal(shared(64, "498b45 00 49894500", &write), 1);   /* r13 */
+    assert_int_equal(shared(64, "488b03 4c89ee 488903", &write), 1); /* needs r13's place */
+    assert_int_equal(shared(64, "488b0433 48890433", &write), 2);    /* with an index */
+    assert_int_equal(shared(64, "488b0433 48890473", &write), 1);    /* another scale */
+    assert_int_equal(shared(64, "8b05 00000000 890500000000", &write), 1); /* RIP */
+    assert_int_equal(shared(64, "488b03 0fa2 488903", &write), 1);         /* CPUID is a step */
+    assert_int_equal(shared(32, "8b03 40 8903", &write), 3);
+    assert_true(write);
+    assert_int_equal(shared(32, "8b03 2e8903", &write), 1); /* CS may not be written */
+}
+
+/* A page that becomes writable only with the store: the load alone raises nothing, the store does,
+ * with the load done. */
+static void test_share_fault(void **state) {
+    u64 pt = 0x100000, data = 0x600000;
+    (void)state;
+    sm_setup(m, SM_LONG, 0);
+    sm_put(m, SM_PT + 0x2000 + (data >> 21) * 8, 8, pt | 3);
+    sm_put(m, pt, 8, 0x200000 | 1); /* read only */
+    sm_put(m, 0x200010, 8, 41);
+    m->s.gpr[GPR_RBX] = data;
+    m->s.gpr[GPR_RDX] = 7;
+    sm_hex(m, SM_CODE, "488b4310 4883c001 48894310 f4");
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_PF);
+    assert_int_equal(sm_frame(m, 0, 8), 3); /* present, write */
+    assert_int_equal(sm_frame(m, 1, 8), SM_CODE + 8);
+    assert_int_equal(m->s.gpr[GPR_RAX], 42);
+    assert_int_equal(m->s.cr2, data + 0x10);
+    assert_int_equal(sm_get(m, pt, 8) & 0x60, 0x20); /* accessed, not dirty */
+    sm_setup(m, SM_LONG, 0);
+    sm_put(m, SM_PT + 0x2000 + (data >> 21) * 8, 8, pt | 3);
+    sm_put(m, pt, 8, 0x200000 | 3);
+    sm_put(m, 0x200010, 8, 41);
+    m->s.gpr[GPR_RBX] = data;
+    m->s.gpr[GPR_RCX] = 100;
+    /* 1: mov rax, [rbx+10h]; add rax, 1; mov [rbx+10h], rax; dec ecx; jnz 1b; hlt */
+    sm_hex(m, SM_CODE, "488b4310 4883c001 48894310 ffc9 75f0 f4");
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), -1);
+    assert_int_equal(sm_get(m, 0x200010, 8), 141);
+    assert_int_equal(sm_get(m, pt, 8) & 0x60, 0x60);
+}
+
+/* --- 32-bit code -------------------------------------------------------------------------------
+ */
+
+static void run_32(const char *hex, u64 end) {
+    sm_hex(m, SM_CODE, hex);
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), -1);
+    assert_int_equal(m->s.rip, SM_CODE + end + 1);
+}
+
+static void test_32(void **state) {
+    static const enum sm_mode mode[] = {SM_PROT32, SM_COMPAT};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(mode); i++) {
+        sm_setup(m, mode[i], 0);
+        u64 traces = c->tr->stats.blocks;
+        m->s.gpr[GPR_RBX] = 0xfffff000; /* an address that wraps */
+        sm_put(m, SM_DATA, 4, 0x11223344);
+        /* mov ecx, 10; 1: inc eax; dec ecx; jnz 1b; mov edx, [ebx+SM_DATA+1000h]; mov esi, [moffs];
+         * call 2f; hlt; 2: pushf; popf; push esp; pop edi; ret */
+        run_32("b90a000000 40 49 75fc 8b9300100400 8b3500000400 e801000000 f4 9c 9d 54 5f c3", 26);
+        assert_int_equal(m->s.gpr[GPR_RAX], 10);
+        assert_int_equal(m->s.gpr[GPR_RDX], 0x11223344);
+        assert_int_equal(m->s.gpr[GPR_RSI], 0x11223344);
+        assert_int_equal(m->s.gpr[GPR_RDI], SM_STACK - 4);
+        assert_true(c->tr->stats.blocks > traces);
+    }
+}
+
+/* GS with a base; then with a limit, which must hold. */
+static void test_32_gs(void **state) {
+    (void)state;
+    sm_setup(m, SM_PROT32, 0);
+    m->s.seg[SEG_GS].base = SM_DATA;
+    sm_put(m, SM_DATA + 8, 4, 99);
+    run_32("65a108000000 65ff0508000000 f4", 13); /* mov eax, gs:[8]; inc dword gs:[8] */
+    assert_int_equal(m->s.gpr[GPR_RAX], 99);
+    assert_int_equal(sm_get(m, SM_DATA + 8, 4), 100);
+    sm_setup(m, SM_PROT32, 0);
+    m->s.seg[SEG_GS].base = SM_DATA;
+    m->s.seg[SEG_GS].limit = 10;
+    sm_hex(m, SM_CODE, "65a107000000 65a108000000 f4");
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_GP);
+    assert_int_equal(sm_frame(m, 1, 4), SM_CODE + 6);
+}
+
+/* --- counters ----------------------------------------------------------------------------------
+ */
+
+static void test_counters(void **state) {
+    struct engine_stats before, after;
+    (void)state;
+    m->vm.translator.count = true;
+    sm_setup(m, SM_LONG, 0);
+    m->s.gpr[GPR_RBX] = SM_DATA;
+    /* mov ecx, 1000; 1: add [rbx], ecx; nop; dec ecx; jnz 1b; hlt */
+    sm_hex(m, SM_CODE, "b9e8030000 010b 90 ffc9 75f9 f4");
+    m->vm.ops->stats(&m->vcpu, &before);
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    m->vm.ops->stats(&m->vcpu, &after);
+    u64 insns = after.tr.counted.instructions - before.tr.counted.instructions;
+    u64 looks = after.tr.counted.looks - before.tr.counted.looks;
+    assert_true(after.tr.counting);
+    assert_in_range(insns, 3900, 4010);
+    assert_in_range(looks, 980, 1005);
+    assert_in_range(after.instructions - before.instructions, insns, 4100);
+    m->vm.translator.count = false;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_look_fill, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_look_forget, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_look_large, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_look_reset, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_recipes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_share_fault, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_32_gs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_counters, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
