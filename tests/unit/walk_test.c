@@ -220,6 +220,41 @@ static void test_keys(void **state) {
     good(0x5000, WALK_WRITE, 0);
 }
 
+/* SDM volume 3, 4.6.2: AD takes data accesses to user pages away, WD the writes of user mode, and
+ * of supervisor mode with CR0.WP; fetches and supervisor pages have no key. */
+static void one_key(u32 n) {
+    bool user_page = n & 1, writable = n & 2, user = n & 4, wp = n & 8, pke = n & 16;
+    bool ad = n >> 5 & 1, wd = n >> 6 & 1;
+    u32 access = n >> 7, key = 1 + n % 15;
+    env.cr0 = wp ? env.cr0 | CR0_WP : env.cr0 & ~CR0_WP;
+    env.cr4 = pke ? env.cr4 | CR4_PKE : env.cr4 & ~CR4_PKE;
+    env.pkru = ~(3u << 2 * key) | ((u32)ad | (u32)wd << 1) << 2 * key;
+    map4(1 | (writable ? 2 : 0) | (user_page ? 4 : 0) | (u64)key << 59, 7);
+    bool page = (user_page || !user) &&
+                (access != WALK_WRITE || writable || (!user && !wp)); /* without the key */
+    bool keyed = pke && user_page && access != WALK_EXEC;
+    bool denied = keyed && (ad || (wd && access == WALK_WRITE && (user || wp)));
+    u32 flags = user ? (u32)WALK_USER : 0;
+    if (page && !denied) {
+        good(0x5000, access, flags);
+        return;
+    }
+    u32 error = fault(0x5000, access, flags);
+    assert_int_equal(error & (PF_P | PF_U), PF_P | (user ? (u32)PF_U : 0));
+    if (page) {
+        assert_true(error & PF_PK);
+    } else if (!denied) {
+        assert_false(error & PF_PK);
+    }
+}
+
+static void test_key_matrix(void **state) {
+    (void)state;
+    for (u32 n = 0; n < 3u << 7; n++) {
+        one_key(n);
+    }
+}
+
 static void test_no_paging(void **state) {
     (void)state;
     env.cr0 = CR0_PE;
@@ -235,6 +270,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_two_level, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pae, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_keys, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_key_matrix, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_paging, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
