@@ -277,6 +277,7 @@ bench: setup-bench
 	@tests/storage/guest.sh
 	@bench/disk.py
 	@bench/net.py
+	@bench/share.py
 	@bench/login.py
 
 # How many machines fit: memory and processor time of idle and lightly loaded ones.

@@ -31,13 +31,15 @@ guest() {
         -o LogLevel=ERROR -o ConnectTimeout=20 root@127.0.0.1 "$@"
 }
 
+mkdir "$tmp/shared" && echo from the host >"$tmp/shared/note"
+
 start() { # start DISK-OPTIONS OPTION...: how the kernel is found
     disk=$1
     shift
     port=$(free_port)
     begin=$(date +%s)
     timeout 300 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" \
-        --net "user,hostfwd=tcp:127.0.0.1:$port-:22" </dev/null >"$tmp/console" 2>&1 &
+        --net "user,hostfwd=tcp:127.0.0.1:$port-:22" --share "$tmp/shared,tag=host" </dev/null >"$tmp/console" 2>&1 &
     pid=$!
     for _ in $(seq 200); do
         if grep -qa 'sosia login:' "$tmp/console" || ! kill -0 $pid 2>/dev/null; then break; fi
@@ -71,6 +73,10 @@ state=$(guest systemctl is-system-running --wait)
 check "no unit failed ($state)" "$([ "$state" = running ]; echo $?)"
 guest ip -4 addr show | grep -q 'inet 10\.0\.2\.'
 check "an address by DHCP" $?
+guest "mount -t virtiofs host /mnt && grep -q 'from the host' /mnt/note && echo from the guest >/mnt/answer && umount /mnt"
+check "a shared folder is mounted" $?
+grep -q 'from the guest' "$tmp/shared/answer"
+check "what the guest wrote there is on the host" $?
 guest "echo survives >/root/file && sync"
 off
 "$SOSIA" image check "$tmp/disk.qcow2" >/dev/null
