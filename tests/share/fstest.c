@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * usage: fstest posix|model|storm|prowl DIR [ARGUMENT...]
+ * usage: fstest posix|model|storm|prowl|own DIR [ARGUMENT...]
  * What a guest does with a shared folder, checking itself. Prints "COMMAND: ok", or where it
  * failed. posix              what POSIX and Linux promise of a file system, one by one model SEED
  * COUNT   random operations on a few files, compared with a model in memory storm SECONDS processes
  * that rename, link, make and remove the same names prowl SECONDS      reads and writes whatever is
  * to be found below swap/, and looks for a canary
+ *   own UID            makes files as that user, who then owns them
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -451,9 +452,25 @@ static void prowl(int seconds) {
     CHECK(found > 0 && !access("link", F_OK) == 0);
 }
 
+/* --- own
+ * ------------------------------------------------------------------------------------------ */
+
+static void own(int id) {
+    struct stat st;
+    CHECK(!setgid((gid_t)id) && !setuid((uid_t)id));
+    put("owned", "mine");
+    CHECK(has("owned", "mine") && !mkdir("owned folder", 0750) && !symlink("x", "owned link"));
+    static const char *const names[] = {"owned", "owned folder", "owned link"};
+    for (int i = 0; i < 3; i++) {
+        CHECK(!lstat(names[i], &st) && st.st_uid == (uid_t)id && st.st_gid == (gid_t)id);
+    }
+    put("owned folder/inner", "mine, too");
+    FAILS(chown("owned", 0, 0), EPERM);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3 || chdir(argv[2])) {
-        fprintf(stderr, "usage: fstest posix|model|storm|prowl DIR [ARGUMENT...]\n");
+        fprintf(stderr, "usage: fstest posix|model|storm|prowl|own DIR [ARGUMENT...]\n");
         return 2;
     }
     umask(022);
@@ -464,6 +481,8 @@ int main(int argc, char **argv) {
         run_model((uint64_t)number, argc > 4 ? atoi(argv[4]) : 1000);
     } else if (!strcmp(argv[1], "storm")) {
         storm(number);
+    } else if (!strcmp(argv[1], "own")) {
+        own(number);
     } else {
         prowl(number);
     }

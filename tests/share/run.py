@@ -249,6 +249,22 @@ def nobody(tmp):
     m.leave()
 
 
+def owners(tmp):
+    """As root without the fence, what a user of the guest makes belongs to that user."""
+    if os.geteuid():
+        raise Skip("needs root")
+    d = folder(tmp)
+    os.chmod(tmp, 0o755)
+    os.chmod(d, 0o777)
+    m = machine([d + ",tag=T"], "--fence", "off", name="owners")
+    m.do("mount -t virtiofs T /a")
+    expect("own: ok" in m.do("fstest own /a 1234"), "own")
+    m.do("chown 77:78 /a/owned; chmod 4755 /a/owned")
+    st = os.stat(d + "/owned")
+    expect((st.st_uid, st.st_gid, st.st_mode & 0o7777) == (77, 78, 0o755), "owner or mode: %s" % (st,))
+    m.leave()
+
+
 def snapshot(tmp):
     d = folder(tmp)
     put(d + "/log", "1\n")
@@ -296,7 +312,7 @@ def errors(tmp):
     refused("at most 8", 2, *[x for i in range(9) for x in ("--share", "%s,tag=t%d" % (d, i))])
 
 
-TESTS = [errors, trees, programs, many, mmio, readonly, swap, vanish, nobody, snapshot]
+TESTS = [errors, trees, programs, many, mmio, readonly, swap, vanish, nobody, owners, snapshot]
 
 
 def one(test):
