@@ -141,8 +141,11 @@ int cloud_init_parse(struct cloud_init_option *c, char *text, struct err *err) {
                             : !strcmp(it.key, "meta-data")      ? &c->meta_data
                             : !strcmp(it.key, "network-config") ? &c->network_config
                                                                 : NULL;
-        rc = !path ? unknown(&it) : !it.value || !*it.value ? bad_value(&it, "a file") : 0;
-        if (!rc) {
+        if (!path) {
+            rc = unknown(&it);
+        } else if (!it.value || !*it.value) {
+            rc = bad_value(&it, "a file");
+        } else {
             *path = it.value;
         }
     }

@@ -88,8 +88,9 @@ static void put_both(u8 *p, u32 v, u32 size) {
 /* --- names -------------------------------------------------------------------------------------
  */
 
-static char upper(char c) {
-    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+static u8 upper(char c) {
+    u8 v = (u8)c;
+    return v >= 'a' && v <= 'z' ? (u8)(v - 'a' + 'A') : v;
 }
 
 /* "meta-data" -> "META-DATA.;1", which Linux shows as "meta-data" when it does not know Joliet. */
@@ -97,7 +98,7 @@ static u32 put_plain_name(u8 *p, const char *name) {
     u32 n = 0;
     bool dot = false;
     for (; name[n]; n++) {
-        p[n] = (u8)upper(name[n]);
+        p[n] = upper(name[n]);
         dot |= name[n] == '.';
     }
     if (!dot) {
