@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The verbs ls, pause, resume, stop, kill and wait: questions to the control sockets of running
- * machines (manage.c answers). A machine whose event loop does not answer can still be killed: its
- * process gets a SIGKILL.
+ * The verbs ls, pause, resume, balloon, stop, kill and wait: questions to the control sockets of
+ * running machines (manage.c answers). A machine whose event loop does not answer can still be
+ * killed: its process gets a SIGKILL.
  */
 #include <getopt.h>
 #include <signal.h>
@@ -146,6 +146,46 @@ int cmd_resume(int argc, char **argv) {
                        &status)
                ? status
                : ask_once("resume", argv[1]);
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static int balloon_ask(const char *machine, const char *size) {
+    struct err err = {0};
+    json_t *request = question("balloon"), *reply = NULL;
+    u64 bytes = 0;
+    int rc = 0;
+    if (size && (parse_size(size, &bytes) || bytes % MIB)) {
+        rc = ERR_SET(&err, ERR_INVAL, "'%s' is not a size of whole MiB such as 64 or 1G", size);
+    } else if (size) {
+        json_object_set_new(request, "mib", json_integer((json_int_t)(bytes / MIB)));
+    }
+    if (rc) {
+        json_decref(request);
+        return fail("balloon", &err);
+    }
+    rc = control_request(machine, request, NULL, 0, &reply, &err);
+    if (rc) {
+        return fail("balloon", &err);
+    }
+    printf("target %lld MiB, balloon %lld MiB\n",
+           (long long)json_integer_value(json_object_get(reply, "target_mib")),
+           (long long)json_integer_value(json_object_get(reply, "actual_mib")));
+    json_decref(reply);
+    return 0;
+}
+
+int cmd_balloon(int argc, char **argv) {
+    static const char help[] =
+        "usage: sosia balloon MACHINE [SIZE]\n\n"
+        "Asks the guest to give up so much of its memory (a plain number is MiB; 0: nothing) and\n"
+        "prints how far it is. The machine must have a balloon (sosia run --balloon).\n";
+    bool two = argc == 3 && argv[1][0] != '-';
+    int status;
+    if (!two && usage_wrong(argc, argv, help, &status)) {
+        return status;
+    }
+    return balloon_ask(argv[1], two ? argv[2] : NULL);
 }
 
 /* --- the ends --------------------------------------------------------------------------------- */

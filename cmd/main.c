@@ -34,6 +34,7 @@ static const struct verb verbs[] = {
     {"kill", cmd_kill, "end a machine at once"},
     {"pause", cmd_pause, "let a machine stand still"},
     {"resume", cmd_resume, "let a paused machine go on"},
+    {"balloon", cmd_balloon, "ask a guest to give up memory, or take it back"},
     {"console", cmd_console, "attach to a machine's console"},
     {"logs", cmd_logs, "show a machine's log and what its console said"},
     {"wait", cmd_wait, "wait for a machine's end; its exit status"},

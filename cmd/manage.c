@@ -244,6 +244,32 @@ static int handle_stats(void *ctx, struct control_call *call, struct err *err) {
     return rc ? ERR_SET(err, ERR_NOMEM, "out of memory") : 0;
 }
 
+/* --- memory balloon --------------------------------------------------------------------------- */
+
+/* {"request": "balloon"} or {"request": "balloon", "mib": 64}, the new target */
+static int handle_balloon(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    struct balloon_stats s;
+    const json_t *mib = json_object_get(call->request, "mib");
+    json_int_t want = json_integer_value(mib);
+    if (mib && (!json_is_integer(mib) || want < 0 || want > UINT32_MAX)) {
+        return ERR_SET(err, ERR_INVAL, "mib: not a number of MiB");
+    }
+    int rc = mib ? pc_balloon_set_target(m->pc, (u32)want) : 0;
+    if (rc == -ERR_RANGE) {
+        return ERR_SET(err, ERR_RANGE, "a balloon of %lld MiB: the machine has %llu MiB",
+                       (long long)want, (unsigned long long)(m->cfg.memory / MIB));
+    }
+    rc = rc ? rc : pc_balloon_stats(m->pc, &s);
+    if (rc) {
+        return ERR_SET(err, (enum err_code) - rc,
+                       "the machine has no balloon; start it with --balloon");
+    }
+    json_object_set_new(call->reply, "target_mib", json_integer(s.target_mib));
+    json_object_set_new(call->reply, "actual_mib", json_integer(s.actual_mib));
+    return 0;
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static const struct control_verb verbs[] = {
@@ -257,6 +283,7 @@ static const struct control_verb verbs[] = {
     {"console", handle_console},
     {"logs", handle_logs},
     {"stats", handle_stats},
+    {"balloon", handle_balloon},
 };
 
 static int name_take(struct machine *m, struct err *err) {

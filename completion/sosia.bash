@@ -2,12 +2,12 @@
 # bash completion for sosia: source it, or copy it to /usr/share/bash-completion/completions/sosia
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console
+    local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console --serial --name --detach --log
         --virtio-console --debugcon --transport --rng --cloud-init --vsock --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run snapshot restore clone engine api jail image verify cpu sensitivity switch stats version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run snapshot restore clone engine api jail image verify cpu sensitivity switch ls stop kill pause resume balloon console logs wait top stats version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -55,6 +55,12 @@ _sosia() {
         esac
         return
     fi
+    case ${COMP_WORDS[1]} in
+    stop | kill | pause | resume | balloon | console | logs | wait | stats)
+        mapfile -t COMPREPLY < <(compgen -W "$(sosia stats 2>/dev/null | cut -d' ' -f1)" -- "$cur")
+        return
+        ;;
+    esac
     case ${COMP_WORDS[1]} in run | verify) ;; *) return ;; esac
     case $prev in
     --kernel | --initrd | --config | --disk | --module | --share) compopt -o filenames
@@ -63,7 +69,7 @@ _sosia() {
     --boot) mapfile -t COMPREPLY < <(compgen -W "disk" -- "$cur") ;;
     --net) mapfile -t COMPREPLY < <(compgen -W "user user,hostfwd=tcp:127.0.0.1:2222-:22 user,restrict tap= switch= passt= none" -- "$cur") ;;
     --console | --virtio-console | --debugcon)
-        mapfile -t COMPREPLY < <(compgen -W "stdio pty none file=" -- "$cur") ;;
+        mapfile -t COMPREPLY < <(compgen -W "stdio pty ring none file= socket= pty=" -- "$cur") ;;
     --transport) mapfile -t COMPREPLY < <(compgen -W "pci mmio mmio-cmdline" -- "$cur") ;;
     --rng | --translator) mapfile -t COMPREPLY < <(compgen -W "on off" -- "$cur") ;;
     --cloud-init) mapfile -t COMPREPLY < <(compgen -W "user-data=" -- "$cur") ;;

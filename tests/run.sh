@@ -75,7 +75,7 @@ stage_debian() { stage debian 700 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then
-    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli fence sensitivity storage guest gdb boot net snapshot share devices api debian stress amd
+    set -- format layers tidy clang unit asan tsan fuzz decoder conform guests cli manage fence sensitivity storage guest gdb boot net snapshot share devices api debian stress amd
 fi
 for s in "$@"; do
     "stage_$s"

@@ -67,7 +67,9 @@ static void ring_put(struct feed *f, const u8 *data, size_t len) {
 
 void feed_put(struct feed *f, const void *data, size_t len) {
     pthread_mutex_lock(&f->lock);
-    ring_put(f, data, len);
+    if (len) { /* without bytes it only wakes the followers */
+        ring_put(f, data, len);
+    }
     bool post = !f->posted && __atomic_load_n(&f->follower_count, __ATOMIC_RELAXED);
     f->posted = f->posted || post;
     pthread_mutex_unlock(&f->lock);

@@ -288,7 +288,7 @@ def case_serial(tmp):
 
 def case_metrics(_tmp):
     """Counters for programs."""
-    name = start("--name", "metrics")
+    name = start("--name", "metrics", "--balloon", "on")
     stats = json.loads(sosia("stats", "--json", name))
     expect(stats["name"] == name and len(stats["vcpus"]) == 1 and stats["memory"]["guest"] == 128 << 20,
            "stats --json: %s" % stats)
@@ -298,6 +298,10 @@ def case_metrics(_tmp):
     expect(not bad and 'sosia_state{machine="metrics",state="running"} 1' in text, "prometheus: %s" % bad)
     typed = re.findall(r"^# TYPE (\S+)", text, re.M)
     expect(len(typed) == len(set(typed)), "each family once")
+    expect(sosia("balloon", name, "32") == "target 32 MiB, balloon 0 MiB\n", "balloon")
+    expect(sosia("balloon", name).startswith("target 32 MiB"), "balloon: look")
+    expect("has 128 MiB" in complaint("balloon", name, "1G", status=1), "balloon: too much")
+    expect("whole MiB" in complaint("balloon", name, "12Q", status=2), "balloon: no size")
     sosia("kill", name)
 
 
