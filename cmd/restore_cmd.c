@@ -17,6 +17,7 @@ enum option_id {
     OPT_CONSOLE,
     OPT_DISK,
     OPT_NET,
+    OPT_SHARE,
     OPT_MEMORY_FILE,
     OPT_UFFD,
     OPT_CHECK,
@@ -38,6 +39,7 @@ static const struct option long_options[] = {
     {"console", required_argument, NULL, OPT_CONSOLE},
     {"disk", required_argument, NULL, OPT_DISK},
     {"net", required_argument, NULL, OPT_NET},
+    {"share", required_argument, NULL, OPT_SHARE},
     {"memory-file", required_argument, NULL, OPT_MEMORY_FILE},
     {"uffd", required_argument, NULL, OPT_UFFD},
     {"check", no_argument, NULL, OPT_CHECK},
@@ -66,6 +68,8 @@ static const char help_text[] =
     "  --disk [N=]FILE          another file for disk N (default: 0), with the same contents as "
     "then\n"
     "  --net [N=]SPEC           another back end for network card N, as in `sosia run --net`\n"
+    "  --share [N=]DIR          another place for shared folder N (default: 0), with the same "
+    "files\n"
     "  --overlay                what the guest writes to disks is gone with the machine\n"
     "  --memory-file FILE       the memory, when it is not where the snapshot says\n"
     "  --uffd SOCKET            memory comes from a page fault handler (Firecracker's protocol)\n"
@@ -86,8 +90,8 @@ enum { MAX_REPLACED = 24 };
 struct request {
     struct snapshot_open how;
     const char *name, *engine, *console, *translator, *trace, *fence;
-    const char *disk[MAX_REPLACED], *net[MAX_REPLACED];
-    u32 disk_count, net_count;
+    const char *disk[MAX_REPLACED], *net[MAX_REPLACED], *share[MAX_REPLACED];
+    u32 disk_count, net_count, share_count;
     bool quiet, stats, detach, paused;
 };
 
@@ -114,6 +118,8 @@ static int take(struct request *q, int id, const char *arg, struct err *err) {
         return keep(q->disk, &q->disk_count, arg, err);
     case OPT_NET:
         return keep(q->net, &q->net_count, arg, err);
+    case OPT_SHARE:
+        return keep(q->share, &q->share_count, arg, err);
     case OPT_MEMORY_FILE:
         q->how.memory_path = arg;
         return 0;
@@ -221,6 +227,16 @@ static int replace_net(struct run_options *o, const char *text, struct err *err)
     return 0;
 }
 
+static int replace_share(struct run_options *o, const char *text, struct err *err) {
+    u32 n = numbered(&text);
+    if (n >= o->share_count) {
+        return ERR_SET(err, ERR_INVAL, "--share %s: the machine has %u shared folders", text,
+                       o->share_count);
+    }
+    o->share[n].path = text;
+    return 0;
+}
+
 static int choose(const struct request *q, struct run_options *o, struct err *err) {
     static const char *const engines[] = {"auto", "kvm", "soft"};
     size_t i = 0;
@@ -258,6 +274,9 @@ static int replace(const struct request *q, struct run_options *o, struct err *e
     }
     for (u32 i = 0; !rc && i < q->net_count; i++) {
         rc = replace_net(o, q->net[i], err);
+    }
+    for (u32 i = 0; !rc && i < q->share_count; i++) {
+        rc = replace_share(o, q->share[i], err);
     }
     o->name_like = o->name;
     o->name = q->name;

@@ -30,7 +30,7 @@ _sosia() {
     case ${COMP_WORDS[1]} in
     restore)
         compopt -o filenames
-        mapfile -t COMPREPLY < <(compgen -f -W "--name --engine --detach --console --disk --net --overlay --memory-file --uffd
+        mapfile -t COMPREPLY < <(compgen -f -W "--name --engine --detach --console --disk --net --share --overlay --memory-file --uffd
             --check --track --paused --force --fence --translator --trace --quiet --stats --help" -- "$cur")
         return ;;
     snapshot)

@@ -276,7 +276,9 @@ def snapshot(tmp):
     m.process.wait(60)
     put(d + "/other", "must not be read")
     os.rename(d + "/other", d + "/replaced")
-    n = Machine(name="restored", command=[SOSIA, "restore", saved, "--console", "stdio", "--quiet"])
+    os.rename(d, d + " moved")
+    d += " moved"
+    n = Machine(name="restored", command=[SOSIA, "restore", saved, "--console", "stdio", "--quiet", "--share", d])
     n.up = True
     n.start("true")
     n.process.stdin.write(b"\n")
