@@ -135,7 +135,7 @@ void soft_vec_state_store(struct soft_vcpu *c) {
 
 int soft_vec_state_check(const struct soft_vcpu *c, const u8 *xsave, u64 xcr0) {
     u64 allowed = policy(c)->xcr0_allowed;
-    u64 bv = get64(xsave + XS_BV);
+    u64 bv = get64(xsave + XS_BV) & ~XCR0_SSE; /* XMM registers are there without XSAVE, too */
     bool avx_alone = (xcr0 & (XCR0_SSE | XCR0_AVX)) == XCR0_AVX;
     if ((bv & ~allowed) || (xcr0 & ~allowed) || !(xcr0 & XCR0_X87) || avx_alone) {
         return -ERR_INVAL;

@@ -300,8 +300,8 @@ u32 ap_boot(void) {
 }
 
 /* Multiboot 1, 3.3: flags bit 2, then the command line at 16. */
-static bool cmdline_has(u32 info, const char *word) {
-    const u32 *mb = (const u32 *)(u64)info;
+bool cmdline_has(u64 mb_info, const char *word) {
+    const u32 *mb = (const u32 *)mb_info;
     size_t size = 0;
     while (word[size]) {
         size++;

@@ -46,6 +46,8 @@ void check_equal(u64 a, u64 b, const char *file, int line, const char *text);
  * says "loose-chips"), this is not asked. */
 #define CHECK_EXACT(cond) check_result((cond) || loose_chips, __FILE__, __LINE__, #cond)
 extern bool loose_chips;
+/* Does the command line contain it? */
+bool cmdline_has(u64 mb_info, const char *word);
 void print(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* %d %u %x %lx %s %c %p */
 _Noreturn void guest_exit(void); /* prints the count and leaves with the result */
 
