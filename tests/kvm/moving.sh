@@ -1,0 +1,64 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# usage: moving.sh (in the emulated AMD machine, called by inside.sh)
+# A guest that checks itself goes from one engine to the other and back: by snapshots and while it runs.
+# Prints a line for each; the exit status is the number of those that failed.
+cd "$(dirname "$0")" || exit 1
+XDG_RUNTIME_DIR=$PWD/rt
+export XDG_RUNTIME_DIR
+mkdir -p -m 700 rt
+failed=0
+
+result() { # result NAME OK
+    if [ "$2" -eq 0 ]; then
+        echo "ok      amd $1"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  amd $1"
+        tail -5 move.out ./*.log 2>/dev/null
+    fi
+}
+
+beats() { # beats LOG N: waits until it has so many
+    for i in $(seq 300); do
+        [ "$(grep -c beat "$1" 2>/dev/null)" -ge "$2" ] && return 0
+        sleep 0.2
+    done
+    return 1
+}
+
+start() { # start ENGINE OPTIONS...: machine a
+    engine=$1
+    shift
+    rm -f ./*.log
+    ./sosia run -d --quiet --engine "$engine" --name a --cpus 2 --memory 64M --test-devices --console "file=$PWD/a.log" \
+        --kernel moving.elf --cmdline "long loose-chips" "$@" >move.out 2>&1 && beats a.log 3
+}
+
+# the machine of state file $1 on engine $2 to its end: 65 when all checks were right
+finish() {
+    ./sosia restore "$1" --quiet --engine "$2" --name b --console "file=$PWD/b.log" </dev/null >>move.out 2>&1
+    [ $? -eq 65 ] && grep -q ' 0 failures' b.log
+}
+
+start kvm && ./sosia snapshot a s1 --stop >>move.out 2>&1 && finish s1 soft
+result "a guest from kvm to soft, by a snapshot" $?
+
+rm -f ./*.log
+./sosia restore s1 -d --quiet --engine soft --name c --console "file=$PWD/c.log" >move.out 2>&1 && beats c.log 3 &&
+    ./sosia snapshot c s2 --stop >>move.out 2>&1 && finish s2 kvm
+result "and back to kvm" $?
+
+start soft && ./sosia snapshot a s3 --stop >>move.out 2>&1 && finish s3 kvm
+result "a guest from soft to kvm, by a snapshot" $?
+
+start kvm --fence off && ./sosia engine a soft >>move.out 2>&1 && beats a.log 8 &&
+    ./sosia engine a kvm >>move.out 2>&1 && beats a.log 16 && ./sosia ls | grep -q ' kvm ' &&
+    ./sosia engine a soft >>move.out 2>&1 && ./sosia wait a >>move.out 2>&1
+grep -q ' 0 failures' a.log
+result "a guest between the engines while it runs" $?
+
+start kvm && ./sosia engine a soft >>move.out 2>&1 && ./sosia ls | grep -q ' soft ' && ./sosia wait a >>move.out 2>&1
+grep -q ' 0 failures' a.log
+result "a fenced machine to another engine" $?
+exit $failed
