@@ -150,7 +150,7 @@ static const char help_text[] =
     "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
     "                           System.map of the guest's kernel\n"
     "  --translator on|off      soft engine: translate hot code (default on)\n"
-    "  --code-cache MIB         soft engine: room for translated code per CPU (default 24)\n"
+    "  --code-cache MIB         soft engine: room for translated code per CPU (default 20)\n"
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
     "interpreter\n"
     "                           (one of N times it is entered); one CPU\n"

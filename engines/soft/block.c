@@ -17,7 +17,7 @@
 
 enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 #ifndef ARENA_SIZE
-#define ARENA_SIZE (8 * MIB)
+#define ARENA_SIZE (6 * MIB)
 #endif
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
@@ -88,8 +88,8 @@ static void *arena_take(struct soft_cache *cache, size_t size) {
  */
 
 static struct soft_block **hash_head(struct soft_cache *cache, u64 gpa, u64 key) {
-    u64 h = gpa ^ gpa >> 12 ^ key * 0x9e3779b1u;
-    return &cache->hash[(h ^ h >> 15) & ((1u << BLOCK_HASH_BITS) - 1)];
+    u64 h = (gpa ^ key << 44) * 0x9e3779b97f4a7c15ull;
+    return &cache->hash[(h >> 32) & ((1u << BLOCK_HASH_BITS) - 1)];
 }
 
 /* Unhooks outdated blocks that it meets. */

@@ -21,8 +21,8 @@
 #include "engines/soft/verify.h"
 
 enum {
-    HEAT = 16,
-    CACHE_MIB = 24,
+    HEAT = 6,
+    CACHE_MIB = 20,
     CACHE_MIB_MAX = 512,
 };
 
@@ -76,7 +76,7 @@ int soft_tr_create(struct soft_vcpu *c) {
         return rc;
     }
     t->c = c;
-    t->heat = o->heat ? o->heat : HEAT;
+    t->heat = t->heat_min = o->heat ? o->heat : HEAT;
     t->host_avx = host_has_avx();
     t->host_bmi2 = host_has_bmi2();
     c->tr = t;
@@ -296,6 +296,7 @@ static void note_behind(struct soft_tr *t, u32 at, u32 n, u32 first) {
 
 static void emit(struct soft_tr *t) {
     t->late_count = t->now = 0;
+    memset(t->stub_jump, 0, sizeof(t->stub_jump));
     t->saved = false;
     t->lost = FLAGS_AT_HOME;
     t->vec_done = false;
@@ -449,7 +450,8 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip)
     if (b->tr_no || !b->cached) {
         return NULL;
     }
-    if (b->translated || !b->heat) { /* decoded anew it may have been translated before */
+    bool looked = c->mode == 64 && !b->crosses;   /* find_place did */
+    if (!looked && (b->translated || !b->heat)) { /* decoded anew it may have been before */
         struct tr_block *n = tr_cache_find(t, b->gpa, b->key, rip, b->crosses ? b->second_gpa : 0);
         b->translated |= n != NULL;
         if (n) {
@@ -477,7 +479,10 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
     }
     bool lazy =
         e->entry == ENTRY_R && to->entry[ENTRY_L] && tr_flags_trusted(t, e->flags, to->early);
-    tr_fix(t, e->patch, to->entry[lazy ? ENTRY_L : e->entry]);
+    u32 ahead = near && to->rip > from->rip
+                    ? to->entry[e->entry == ENTRY_R ? ENTRY_AHEAD_R : ENTRY_AHEAD_M]
+                    : 0;
+    tr_fix(t, e->patch, ahead ? ahead : to->entry[lazy ? ENTRY_L : e->entry]);
     e->target = (u32)(to - t->blocks);
     e->next_in = to->in;
     to->in = exit;

@@ -22,14 +22,16 @@
  * for each place in a trace. Where generated code is left they are exact, whoever will look at
  * them.
  *
- * A trace follows direct jumps within one guest page; it has up to five entries:
+ * A trace follows direct jumps within one guest page; its entries:
  *   X  indirect jumps: mode and page are checked      P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
  *   L  flags are where c->tr_lazy says, and nobody will read them
- * All but the check of the page are followed by the poll of c->request. The page check (tr_page.c)
- * finds out whether the fetch translation is that at the time of translation, so joined jumps need
- * no undoing when mappings change. When code changes the traces of its page are taken out of all
- * joins. An instruction over a page end begins a trace of its own, which checks both pages.
+ *   R and M from a trace of the same page that begins before it: no poll
+ * All others poll c->request. Each way round passes one of them, since it cannot lead upwards only.
+ * The page check (tr_page.c) finds out whether the fetch translation is that at the time of
+ * translation, so joined jumps need no undoing when mappings change. When code changes the traces
+ * of its page are taken out of all joins. An instruction over a page end begins a trace of its own,
+ * which checks both pages.
  *
  * Lock rule: all belongs to the vCPU's thread, but tr_purge_page and request bits.
  */
@@ -66,7 +68,15 @@ enum { TR_TRACE_MAX = 48, TR_REGIONS = 8, TR_NONE = 0xffffffff };
 /* Host registers that hold no guest register. */
 enum { H_TEMP2 = GPR_R13, H_TEMP = GPR_R14, H_ADDR = GPR_R15 };
 
-enum tr_stub { STUB_EXIT, STUB_EXIT_FLAGS, STUB_MISS, STUB_STEP, STUB_VLOAD, STUB_COUNT };
+enum tr_stub {
+    STUB_EXIT,
+    STUB_EXIT_FLAGS,
+    STUB_MISS,
+    STUB_STEP,
+    STUB_INDIRECT,
+    STUB_VLOAD,
+    STUB_COUNT
+};
 
 enum tr_exit_kind {
     TR_FAULT,    /* index 0: a processor exception */
@@ -79,28 +89,38 @@ enum tr_exit_kind {
 };
 _Static_assert(TR_STEP_END == (int)ENGINE_TR_STEP_END, "stats.left counts by kind");
 
-enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_L, ENTRY_COUNT };
+enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_L, ENTRY_AHEAD_R, ENTRY_AHEAD_M, ENTRY_COUNT };
 
 struct tr_exit {
-    u64 rip;      /* where to go on; of the instruction for MISS, STEP, INDIRECT */
-    u32 block;    /* whose */
-    u32 patch;    /* EDGE: where the rel32 is; MISS, STEP: where generated code goes on */
-    u32 unjoined; /* EDGE: where it leads when not joined; MISS: what is accessed first */
-    u32 target;   /* EDGE: index of the block, TR_NONE */
-    u32 next_in;  /* EDGE: chain of those joined to the same block; STEP: index of its block */
-    u16 size;     /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
-    u8 kind, access, entry;
-    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
-    /* MISS: the linear address, from guest registers as they are at the exit */
-    u8 ea_kind, ea_base, ea_index, ea_shift;
-    bool quiet; /* MISS: raises nothing (tr_share.c) */
-    u8 seg;     /* MISS: SEG_FS or SEG_GS when its limit and type have to be looked at, else 0 */
-    s32 ea_disp;
-    s16 go_on; /* MISS: RIP behind, from rip; when `after`, generated code goes on there */
-    u8 count;  /* MISS: instructions that share the look */
-    u32 after; /* MISS: where generated code goes on behind them, 0: nowhere */
+    u64 rip;   /* where to go on; of the instruction for MISS, STEP, INDIRECT */
+    u32 block; /* whose */
+    u32 patch; /* EDGE: where the rel32 is; MISS, STEP: where generated code goes on */
     u32 flags; /* where they are: FLAGS_AT_*; EDGE: also left in c->tr_lazy (tr_flags.c) */
+    u16 size;  /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
+    u8 kind;
+    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
+    union {
+        struct {          /* EDGE */
+            u32 unjoined; /* where it leads when not joined */
+            u32 target;   /* index of the block, TR_NONE */
+            u32 next_in;  /* chain of those joined to the same block; STEP: index of its block */
+        };
+        struct { /* MISS */
+            s32 ea_disp;
+            u32 after; /* where generated code goes on behind the instructions, 0: nowhere */
+            s16 go_on; /* RIP behind, from rip; when `after`, generated code goes on there */
+            u8 first;  /* what is accessed first, from the address */
+            u8 count;  /* instructions that share the look */
+        };
+    };
+    u8 access; /* MISS */
+    u8 entry;  /* EDGE: of the target; MISS: SEG_FS or SEG_GS when its limit and type have to be
+                  looked at, else 0 */
+    /* MISS: the linear address, from guest registers as they are at the exit */
+    u8 ea_regs; /* base | index << 4 */
+    u8 ea_how;  /* EA_* | shift << 2 | EA_INDEX | EA_QUIET */
 };
+_Static_assert(sizeof(struct tr_exit) == 40, "there are many");
 
 /* Where flags are at an exit: in c->tr_flags; where c->tr_lazy says; to be had by recipe number n -
  * FLAGS_AT_RECIPE. */
@@ -120,7 +140,14 @@ struct tr_recipe {
     s32 imm;
 };
 
-enum { EA_R15, EA_CONST, EA_REGS }; /* it is in R15; its page is in R15; computed */
+enum {
+    EA_R15,
+    EA_CONST,
+    EA_REGS,
+    EA_KIND = 3,
+    EA_INDEX = 16,
+    EA_QUIET = 32
+}; /* it is in R15; its page is in R15; computed; QUIET: raises nothing (tr_share.c) */
 
 struct tr_block {
     u64 rip, gpa, key;
@@ -213,6 +240,7 @@ struct soft_tr {
     struct host_code code;
     u32 used, first; /* first: behind the stubs */
     u32 stub[STUB_COUNT];
+    u32 stub_jump[STUB_COUNT]; /* the last jump there of the trace being made, 0: none */
     struct tr_exit *exits;
     struct tr_block *blocks;
     struct tr_point *points;
@@ -230,11 +258,12 @@ struct soft_tr {
         u32 block, point;
     } region_end[TR_REGIONS]; /* of those that are full */
     u32 lot;
-    u32 heat;
+    u32 heat, heat_min; /* executions before a block is translated: now, at least */
+    u64 evicted_at;     /* stats.cold when the last region went */
     bool host_avx, host_bmi2;
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
-    u32 hash[1 << 16];   /* by guest-physical address and key; index of the block + 1 */
+    u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
@@ -426,6 +455,10 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);
 void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count);
 void tr_late_pieces(struct soft_tr *t);
 u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip);
+/* For the target in H_ADDR: where tr_jump_of is, in steps of 8 bytes, to H_TEMP. */
+void tr_table_index(struct soft_tr *t);
+/* opcode reg, gs:[H_TEMP * 8 + offset] */
+void tr_table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset);
 void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back);
 
 /* tr_page.c */

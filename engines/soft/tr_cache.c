@@ -27,6 +27,7 @@ enum {
     RECIPES_PER_MIB = 8 * 1024,
     SINGLE_BYTES_PER_MIB = 768 * 1024,
     EXIT_SPARE = 8 * TR_TRACE_MAX,
+    HEAT_MAX = 64,
 };
 
 static u32 mib_of(const struct soft_tr *t) {
@@ -233,6 +234,15 @@ static u32 blocks_end(const struct soft_tr *t, u32 n) {
     return n == t->region ? t->block_count : t->region_end[n].block;
 }
 
+/* The cache is too small for the code that is hot. Is it dearer to translate it again and again, or
+ * to interpret more of it? To fill a region takes about as long as to interpret a block for every
+ * 16 bytes of it. */
+static void adapt(struct soft_tr *t) {
+    bool soon = t->stats.cold - t->evicted_at < t->code.size / TR_REGIONS / 16;
+    t->heat = soon ? MAX(t->heat, MIN(2 * t->heat, (u32)HEAT_MAX)) : MAX(t->heat / 2, t->heat_min);
+    t->evicted_at = t->stats.cold;
+}
+
 static void evict(struct soft_vcpu *c, u32 n) {
     struct soft_tr *t = c->tr;
     struct victim v = {region_begin(t, n), region_begin(t, n + 1)};
@@ -245,6 +255,7 @@ static void evict(struct soft_vcpu *c, u32 n) {
     drop_from_pages(t, &v);
     drop_from_hash(t, &v);
     drop_jumps(c, &v);
+    adapt(t);
     t->stats.evictions++;
     TRACE(c->vm->ev->trace, TRACE_TRANSLATOR, "flush: the cache is full, region %u goes", n);
 }
@@ -276,8 +287,8 @@ void tr_cache_make_room(struct soft_vcpu *c) {
  */
 
 static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
-    u64 h = gpa ^ gpa >> 12 ^ key * 0x9e3779b1u;
-    return &t->hash[(h ^ h >> 15) % ARRAY_LEN(t->hash)];
+    u64 h = (gpa ^ key << 44) * 0x9e3779b97f4a7c15ull;
+    return &t->hash[(h >> 32) % ARRAY_LEN(t->hash)];
 }
 
 struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa) {

@@ -65,6 +65,13 @@ void tr_late_new(struct soft_tr *t, u8 kind, u32 exit, u32 from, u32 back) {
 /* To a stub, with the exit's number where it expects it. */
 static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
     tr_imm(t, H_TEMP, exit);
+    u32 back = t->used + 2 - t->stub_jump[stub];
+    if (t->stub_jump[stub] && back <= 128) {
+        tr_u8(t, 0xeb);
+        tr_u8(t, 0 - back);
+        return;
+    }
+    t->stub_jump[stub] = t->used;
     tr_fix(t, tr_jmp(t), t->stub[stub]);
 }
 
@@ -85,17 +92,23 @@ static void cmp_request(struct soft_tr *t) {
     tr_u8(t, 0);
 }
 
+static u32 put_self(struct soft_tr *t, u32 flags, enum tr_stub stub) {
+    u32 at = t->used, exit = tr_exit_new(t, TR_SELF, t->rip);
+    t->exits[exit].flags = flags;
+    put_exit(t, exit, stub);
+    return at;
+}
+
 /* Flags are live in RFLAGS: nothing here changes them before they are saved. Returns the jump to
  * the body. */
-static u32 entry_r(struct soft_tr *t, u32 self) {
+static u32 entry_r(struct soft_tr *t) {
     tr_rr(t, true, 0x89, GPR_RCX, H_ADDR);          /* mov r15, rcx */
     tr_gs(t, false, 0x8b, GPR_RCX, C_OFF(request)); /* mov ecx, [request] */
     tr_u8(t, 0xe3);                                 /* jrcxz */
     u32 at = t->used;
     tr_u8(t, 0);
     tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
-    tr_flags_save(t);
-    tr_fix(t, tr_jmp(t), self);
+    put_self(t, FLAGS_AT_HOME, STUB_EXIT_FLAGS);
     t->code.rw[at] = (u8)(t->used - (at + 1));
     tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
     return tr_jmp(t);
@@ -116,28 +129,22 @@ static void put_turn(struct soft_tr *t) {
 }
 
 /* R, from where flags are in RFLAGS, to behind the poll of M or, saved, to M. Returns the jump. */
-static u32 put_entry_r(struct soft_tr *t, u32 self, bool direct) {
+static u32 put_entry_r(struct soft_tr *t, bool direct) {
     if (direct) {
-        return entry_r(t, self);
+        return entry_r(t);
     }
     tr_flags_save(t);
     return tr_jmp(t);
 }
 
-static u32 put_self(struct soft_tr *t, u32 flags) {
-    u32 at = t->used, exit = tr_exit_new(t, TR_SELF, t->rip);
-    t->exits[exit].flags = flags;
-    put_exit(t, exit, STUB_EXIT);
-    return at;
-}
-
 void tr_entries(struct soft_tr *t) {
     struct tr_block *b = &t->blocks[t->block];
     bool two = b->second_generation != NULL, direct = !two && t->flags_at != FLAGS_SAVED;
-    bool lazy = !two && tr_flags_lazy(t, &b->early);
-    u32 self = put_self(t, FLAGS_AT_HOME), self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY) : self;
+    bool lazy = !two && tr_flags_lazy(t, &b->early), ahead = !two && !t->c->verify;
+    u32 self = put_self(t, FLAGS_AT_HOME, STUB_EXIT);
+    u32 self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY, STUB_EXIT) : self;
     b->entry[ENTRY_R] = t->used;
-    u32 from_r = put_entry_r(t, self, direct);
+    u32 from_r = put_entry_r(t, direct);
     b->entry[ENTRY_X] = b->entry[ENTRY_P] = t->used;
     page_check(t, b->slot, self);
     b->entry[ENTRY_M] = t->used;
@@ -150,10 +157,12 @@ void tr_entries(struct soft_tr *t) {
     }
     cmp_request(t);
     tr_fix(t, tr_jcc(t, 5), self_lazy);
+    b->entry[ENTRY_AHEAD_M] = ahead && !lazy ? t->used : 0;
     if (t->flags_at == FLAGS_LIVE) {
         tr_flags_restore(t);
     }
     tr_fix(t, from_r, direct ? t->used : b->entry[ENTRY_M]);
+    b->entry[ENTRY_AHEAD_R] = ahead && direct ? t->used : 0;
     t->saved = t->flags_at == FLAGS_SAVED && !lazy;
     t->lost = t->flags_at == FLAGS_SAVED && lazy ? (u32)FLAGS_AT_LAZY : (u32)FLAGS_AT_HOME;
     t->writer = TR_NONE;
@@ -210,8 +219,7 @@ void tr_edge(struct soft_tr *t, u64 rip, u32 from) {
     tr_late_new(t, LATE_EDGE, exit, from, 0);
 }
 
-/* opcode reg, gs:[H_TEMP * 8 + offset] */
-static void table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {
+void tr_table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {
     tr_u8(t, 0x65);
     tr_u8(t, 0x42u | (wide ? 8u : 0) | (reg & 8) >> 1);
     tr_u8(t, opcode);
@@ -220,16 +228,13 @@ static void table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t o
     tr_u32(t, (u32)offset);
 }
 
-/* The neighbour of the entry that did not fit. */
-static void late_indirect(struct soft_tr *t, const struct tr_late *l) {
-    tr_rr(t, false, 0x83, 6, H_TEMP); /* xor */
-    tr_u8(t, 2);
-    table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip));
-    u32 none = tr_jcc(t, 5);
-    table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host));
-    tr_fix(t, none, t->used);
-    tr_gs_store(t, H_ADDR, C_OFF(next_rip));
-    put_exit(t, l->exit, STUB_EXIT);
+void tr_table_index(struct soft_tr *t) {
+    tr_u8(t, 0x47); /* lea r14d, [r15 + r15]: entries of 16 bytes, addressed by steps of 8 */
+    tr_u8(t, 0x8d);
+    tr_u8(t, (H_TEMP & 7) << 3 | 4);
+    tr_u8(t, (H_ADDR & 7) << 3 | (H_ADDR & 7));
+    tr_rr(t, false, 0x81, 4, H_TEMP);
+    tr_u32(t, 2 * (ARRAY_LEN(t->c->tr_jump) - 1));
 }
 
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
@@ -237,15 +242,10 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     t->exits[exit].size = (u16)moved;
     tr_flags_clobber(t, FLAG_ARITH);
     tr_count_jump(t);
-    tr_u8(t, 0x47); /* lea r14d, [r15 + r15]: entries of 16 bytes, addressed by steps of 8 */
-    tr_u8(t, 0x8d);
-    tr_u8(t, (H_TEMP & 7) << 3 | 4);
-    tr_u8(t, (H_ADDR & 7) << 3 | (H_ADDR & 7));
-    tr_rr(t, false, 0x81, 4, H_TEMP);
-    tr_u32(t, 2 * (ARRAY_LEN(t->c->tr_jump) - 1));
-    table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip)); /* cmp r15, its rip */
+    tr_table_index(t);
+    tr_table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip)); /* cmp r15, its rip */
     u32 from = tr_jcc(t, 5);
-    table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host)); /* jmp */
+    tr_table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host)); /* jmp */
     tr_late_new(t, LATE_INDIRECT, exit, from, 0);
 }
 
@@ -317,7 +317,7 @@ void tr_late_pieces(struct soft_tr *t) {
             put_exit(t, l->exit, STUB_STEP);
             break;
         case LATE_INDIRECT:
-            late_indirect(t, l);
+            put_exit(t, l->exit, STUB_INDIRECT);
             break;
         default:
             late_edge(t, l);

@@ -418,7 +418,9 @@ static void find_operand(struct soft_tr *t, const struct tr_insn *ti, struct fie
         return;
     }
     tr_look(t, ti, mem->size, write || t->share_write, &f->at);
-    t->exits[t->exit_count - 1].quiet = t->share_write && !write;
+    if (t->share_write && !write) {
+        t->exits[t->exit_count - 1].ea_how |= EA_QUIET;
+    }
     t->share_at = f->at;
 }
 

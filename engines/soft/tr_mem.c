@@ -91,6 +91,10 @@ static s32 tags(bool write) {
 static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write) {
     struct tr_exit *e = &t->exits[tr_exit_new(t, TR_MISS, i->rip)];
     t->run.looks++;
+    e->ea_disp = 0;
+    e->after = 0;
+    e->go_on = 0;
+    e->first = e->count = 0;
     e->size = (u16)size;
     e->access = write ? ACCESS_WRITE : ACCESS_READ;
     e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
@@ -102,7 +106,7 @@ static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 
 void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from) {
     if (from) {
         t->late[t->late_count - 1].from[1] = from;
-        t->exits[t->exit_count - 1].seg = i->mem.seg;
+        t->exits[t->exit_count - 1].entry = i->mem.seg;
     }
 }
 
@@ -136,10 +140,8 @@ static void look_regs(struct soft_tr *t, const struct tr_insn *i, const struct t
     u32 back = t->used;
     struct tr_exit *e = miss_new(t, i, size, write);
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3, .disp = tags(write)};
-    e->ea_kind = EA_REGS;
-    e->ea_base = ea->base;
-    e->ea_index = ea->index;
-    e->ea_shift = ea->shift;
+    e->ea_how = (u8)(EA_REGS | ea->shift << 2 | (ea->index == MEM_NONE ? 0 : EA_INDEX));
+    e->ea_regs = (u8)((ea->base & 15) | (ea->index == MEM_NONE ? 0 : ea->index << 4));
     e->ea_disp = ea->disp;
     tr_gs_load(t, H_TEMP2, C_OFF(look));
     if (ea->index == MEM_NONE && !ea->disp) {
@@ -163,7 +165,7 @@ static void look_const(struct soft_tr *t, const struct tr_insn *i, u64 linear, u
     u32 back = t->used;
     struct tr_exit *e = miss_new(t, i, size, write);
     s32 slot = (s32)((u32)linear >> PAGE_SHIFT) * 8;
-    e->ea_kind = EA_CONST;
+    e->ea_how = EA_CONST;
     e->ea_disp = (s32)(linear & PAGE_MASK);
     tr_gs_load(t, H_TEMP2, C_OFF(look));
     tr_imm(t, H_ADDR, linear | PAGE_MASK);
@@ -177,7 +179,7 @@ static void look_const(struct soft_tr *t, const struct tr_insn *i, u64 linear, u
 static void look_r15(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bool write) {
     struct tr_exit *e = miss_new(t, i, size, write);
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3};
-    e->ea_kind = EA_R15;
+    e->ea_how = EA_R15;
     tr_gs_load(t, H_TEMP2, C_OFF(look));
     tr_shr_page(t, H_TEMP, H_ADDR);
     tr_mem(t, true, 0x8d, H_TEMP2, &slot);
@@ -306,7 +308,7 @@ u32 tr_push_pop(struct soft_tr *t, u32 at) {
     }
     struct tr_at stack;
     tr_look_base(t, first, GPR_RSP, push ? -(s32)(word * n) : 0, word * n, push, &stack);
-    t->exits[t->exit_count - 1].unjoined = push ? word * (n - 1) : 0;
+    t->exits[t->exit_count - 1].first = push ? (u8)(word * (n - 1)) : 0;
     for (u32 k = 0; k < n; k++) {
         struct tr_at slot = stack;
         if (push) {

@@ -24,14 +24,14 @@ static void stand_at(struct soft_vcpu *c, const struct tr_exit *e) {
 
 static u64 address_of(const struct soft_vcpu *c, const struct tr_exit *e, u64 r15) {
     u64 a = (u64)(s64)e->ea_disp;
-    if (e->ea_kind == EA_R15) {
+    if ((e->ea_how & EA_KIND) == EA_R15) {
         return r15;
     }
-    if (e->ea_kind == EA_CONST) {
+    if ((e->ea_how & EA_KIND) == EA_CONST) {
         return (r15 & ~PAGE_MASK) + a;
     }
-    a += c->s.gpr[e->ea_base & 15];
-    return e->ea_index == MEM_NONE ? a : a + (c->s.gpr[e->ea_index & 15] << e->ea_shift);
+    a += c->s.gpr[e->ea_regs & 15];
+    return e->ea_how & EA_INDEX ? a + (c->s.gpr[e->ea_regs >> 4] << (e->ea_how >> 2 & 3)) : a;
 }
 
 /* What the run loop's round looks at (run.c). */
@@ -141,14 +141,15 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     t->stats.misses++;
     t->stats.crossed += crosses;
     bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
-    if (crosses || odd || !is_canonical(linear) || (e->seg && !c->seg_open[e->seg])) {
+    if (crosses || odd || !is_canonical(linear) || (e->entry && !c->seg_open[e->entry])) {
         return slow(c, e);
     }
-    if (e->quiet && tlb_slot(c->tlb->now->set[c->mmu].e, linear)->write != (linear & ~PAGE_MASK)) {
+    if ((e->ea_how & EA_QUIET) &&
+        tlb_slot(c->tlb->now->set[c->mmu].e, linear)->write != (linear & ~PAGE_MASK)) {
         return slow(c, e);
     }
     const struct tlb_entry *now =
-        soft_tlb_get(c, linear + e->unjoined, (enum access)e->access, c->mmu, &phys);
+        soft_tlb_get(c, linear + e->first, (enum access)e->access, c->mmu, &phys);
     if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
         return slow(c, e);
     }

@@ -7,6 +7,7 @@
  *   STUB_EXIT_FLAGS saves the guest's flags first
  *   STUB_MISS       calls tr_miss_call(c, H_ADDR); goes on at c->tr_resume, or exits
  *   STUB_STEP       calls tr_step_call(c); likewise
+ *   STUB_INDIRECT   an indirect jump to H_ADDR: tr_jump_other, or exits
  *   STUB_VLOAD      loads the guest's vector registers; goes on at c->tr_resume
  *
  * Before C code runs the guest's vector registers go home and the monitor gets its MXCSR back; they
@@ -156,10 +157,27 @@ static void call_stub(struct soft_tr *t, enum tr_stub stub, u64 fn) {
     tr_jmp_gs(t, C_OFF(tr_resume));
 }
 
+/* The first choice did not fit. */
+static void indirect_stub(struct soft_tr *t) {
+    stub_begin(t, STUB_INDIRECT);
+    tr_rr(t, true, 0x89, H_TEMP, H_TEMP2); /* the exit's number */
+    tr_table_index(t);
+    tr_rr(t, false, 0x83, 6, H_TEMP); /* xor */
+    tr_u8(t, 2);
+    tr_table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_jump[0].rip));
+    u32 none = tr_jcc(t, 5);
+    tr_table_op(t, false, 0xff, 4, C_OFF(tr_jump[0].host));
+    tr_fix(t, none, t->used);
+    tr_gs_store(t, H_ADDR, C_OFF(next_rip));
+    tr_rr(t, true, 0x89, H_TEMP2, H_TEMP);
+    tr_fix(t, tr_jmp(t), t->stub[STUB_EXIT]);
+}
+
 void tr_stubs(struct soft_tr *t) {
     t->used = 0;
     enter(t);
     exit_stub(t);
+    indirect_stub(t);
     call_stub(t, STUB_MISS, (u64)(uintptr_t)tr_miss_call);
     call_stub(t, STUB_STEP, (u64)(uintptr_t)tr_step_call);
     if (t->host_avx) {
