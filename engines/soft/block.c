@@ -57,6 +57,7 @@ static void cache_empty(struct soft_vcpu *c) {
     struct soft_cache *cache = c->cache;
     memset(cache->hash, 0, sizeof(cache->hash));
     memset(cache->jump, 0, sizeof(cache->jump));
+    cache->touched = MAX(cache->touched, cache->used);
     cache->used = 0;
     cache->resets++;
     c->block = NULL;
@@ -72,10 +73,15 @@ void soft_cache_limit(struct soft_vcpu *c, size_t bytes) {
     c->cache->limit = MIN(bytes, c->cache->size);
 }
 
+size_t soft_cache_touched(const struct soft_vcpu *c) {
+    return MAX(c->cache->touched, c->cache->used);
+}
+
 void soft_cache_trim(struct soft_vcpu *c) {
     struct host *host = c->vm->host;
     cache_empty(c);
     host->ops->pages_discard(host, c->cache->arena, c->cache->size);
+    c->cache->touched = 0;
 }
 
 static void *arena_take(struct soft_cache *cache, size_t size) {

@@ -54,6 +54,7 @@ struct soft_cache {
     u8 *arena;
     size_t limit; /* of it is used; at most size */
     size_t size, used;
+    size_t touched;    /* most that was used before an emptying, since the memory was given back */
     u64 resets;        /* counts emptyings: pointers to blocks from before are dead */
     u32 no_generation; /* for code outside RAM: always 0 */
     struct uop fetch;  /* c->uop while an instruction is being fetched */
@@ -71,6 +72,7 @@ void soft_cache_reset(struct soft_vcpu *c);
 /* How much memory decoded blocks may take from now on; more than there is: all of it. */
 void soft_cache_limit(struct soft_vcpu *c, size_t bytes);
 /* Forgets decoded blocks and gives their memory back; not inside one. */
+size_t soft_cache_touched(const struct soft_vcpu *c); /* bytes of memory that blocks have taken */
 void soft_cache_trim(struct soft_vcpu *c);
 
 /* The block at c->next_rip, decoded if need be; raises what fetching and the first instruction's

@@ -27,7 +27,7 @@ enum {
 
 static size_t held(const struct soft_vcpu *c) {
     size_t look = c->tlb->look ? (size_t)c->tlb->look->touched * PAGE_SIZE : 0;
-    return c->cache->used + (c->tr ? c->tr->used : 0) + look;
+    return soft_cache_touched(c) + (c->tr ? (size_t)tr_cache_touched(c->tr) : 0) + look;
 }
 
 static void give_back(struct soft_vcpu *c) {

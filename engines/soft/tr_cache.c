@@ -141,7 +141,7 @@ u64 tr_cache_touched(const struct soft_tr *t) {
     for (u32 n = 0; n < TR_REGIONS; n++) {
         u32 begin = n ? region_begin(t, n).code : 0, end = region_begin(t, n + 1).code;
         if (t->filled >> n & 1) {
-            bytes += (n == t->region && !t->stats.evictions ? t->used : end) - begin;
+            bytes += (n == t->region ? t->used : end) - begin;
         }
     }
     return bytes;
