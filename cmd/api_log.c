@@ -113,7 +113,9 @@ void api_log_line(struct api_log *log, enum api_level level, const char *module,
     }
     size_t len = MIN((size_t)(at + n), sizeof(text) - 2);
     for (size_t i = 0; i < len; i++) {
-        text[i] = (unsigned char)text[i] < ' ' ? '?' : text[i]; /* one line, whoever wrote it */
+        if ((unsigned char)text[i] < ' ') {
+            text[i] = '?'; /* one line, whoever wrote it */
+        }
     }
     text[len++] = '\n';
     if (write(log->fd, text, len) != (ssize_t)len) {

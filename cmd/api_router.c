@@ -171,7 +171,9 @@ static json_t *lenient_string(const char *text) {
     if (!s) {
         char *copy = strdup(text);
         for (char *p = copy; p && *p; p++) {
-            *p = (unsigned char)*p >= 0x80 ? '?' : *p;
+            if ((unsigned char)*p >= 0x80) {
+                *p = '?';
+            }
         }
         s = copy ? json_string(copy) : NULL;
         free(copy);

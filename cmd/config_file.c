@@ -14,7 +14,9 @@ enum { CONFIG_MAX_BYTES = 4 << 20 };
 static int refuse(const char *name, const char *why, struct err *err) {
     int rc = ERR_SET(err, ERR_INVAL, "config %s: %s", name, why);
     for (char *p = err ? err->text : NULL; p && *p; p++) {
-        *p = (unsigned char)*p < ' ' ? '?' : *p; /* one line, whatever the file's names are */
+        if ((unsigned char)*p < ' ') {
+            *p = '?'; /* one line, whatever the file's names are */
+        }
     }
     return rc;
 }
