@@ -563,6 +563,7 @@ static void test_wire(void **state) {
         assert_int_equal(card_frames, before + 1);
         be->ops->stop(be);
         be->ops->close(be);
+        fake_net_destroy(lower);
     }
 }
 
