@@ -403,15 +403,15 @@ size_t soft_single_size(void) {
 }
 
 struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len,
-                                     u8 *room, size_t *used) {
-    struct source src = {.bytes = bytes, .avail = len, .max = 1};
+                                     u32 count, u8 *room, size_t *used) {
+    struct source src = {.bytes = bytes, .avail = len, .max = count};
     struct soft_cache *cache = c->cache;
     struct decoded d;
     u8 *arena = cache->arena;
     size_t arena_used = cache->used;
     cache->arena = room; /* what the binder takes lies there, too */
     cache->used = *used;
-    struct soft_block *b = block_take(c, gpa, SINGLE_UOPS);
+    struct soft_block *b = block_take(c, gpa, SINGLE_UOPS * count);
     decode_run(c, &src, b, &d);
     block_finish(c, b, &d);
     *used = cache->used;

@@ -88,10 +88,11 @@ static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear,
     return &cache->jump[h & ((1u << BLOCK_JUMP_BITS) - 1)];
 }
 
-/* One instruction as a block of its own that no table knows, for the translator; bytes of code at
- * gpa, all in one page. It lies at room + *used, which moves on by at most soft_single_size(). */
+/* One instruction, or count of them, as a block that no table knows, for the translator; len bytes
+ * of code at gpa, all in one page. It lies at room + *used, which moves on by at most count *
+ * soft_single_size(). */
 struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len,
-                                     u8 *room, size_t *used);
+                                     u32 count, u8 *room, size_t *used);
 size_t soft_single_size(void);
 
 /* A store of c met code on gpa's page: if the block being executed lies there, it ends after the

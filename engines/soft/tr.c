@@ -227,6 +227,7 @@ static u32 put_copies(struct soft_tr *t, u32 at) {
 /* Returns how many instructions it took. */
 static u32 put_one(struct soft_tr *t, u32 at) {
     const struct tr_insn *i = &t->trace[at];
+    u32 n;
     switch (i->class) {
     case CLASS_NOP:
         return 1;
@@ -255,8 +256,9 @@ static u32 put_one(struct soft_tr *t, u32 at) {
         return 1;
     case CLASS_STEP:
     case CLASS_STEP_END:
-        tr_step(t, i, i->class == CLASS_STEP_END);
-        return 1;
+        n = tr_step_run(t, at);
+        tr_step(t, i, n, i->class == CLASS_STEP_END);
+        return n;
     default:
         put_jump(t, i);
         return 1;
@@ -308,7 +310,7 @@ static void emit(struct soft_tr *t) {
         u32 first = t->exit_count, n;
         t->run.insns += step ? 0 : 1;
         n = put_one(t, at);
-        t->run.insns += n - 1;
+        t->run.insns += step ? 0 : n - 1;
         note_behind(t, at, n, first);
         at += n;
         if (i->class == CLASS_JCC && at < t->trace_len) {

@@ -63,6 +63,7 @@ struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from)
 /* --- inside ------------------------------------------------------------------------------------
  */
 
+enum { STEP_RUN_MAX = 12 }; /* times 15 bytes: struct tr_exit.len */
 enum { TR_TRACE_MAX = 48, TR_REGIONS = 8, TR_NONE = 0xffffffff };
 
 /* Host registers that hold no guest register. */
@@ -449,7 +450,9 @@ void tr_count_end(struct soft_tr *t);
 void tr_count_jump(struct soft_tr *t);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
-void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end);
+/* The interpreter does count instructions from i on: one, or a run of x87 and MMX instructions. */
+void tr_step(struct soft_tr *t, const struct tr_insn *i, u32 count, bool end);
+u32 tr_step_run(const struct soft_tr *t, u32 at); /* how many it may do at once */
 /* The jumps `from`, count of them (at most 4, 0: none), lead to a step behind the trace, which goes
  * on here. Flags are saved where they start and here. */
 void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count);

@@ -249,20 +249,33 @@ void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     tr_late_new(t, LATE_INDIRECT, exit, from, 0);
 }
 
-static u32 step_exit(struct soft_tr *t, const struct tr_insn *i, bool end) {
+u32 tr_step_run(const struct soft_tr *t, u32 at) {
+    u32 n = 1, end = MIN(at + STEP_RUN_MAX, t->trace_len);
+    const struct tr_insn *i = &t->trace[at];
+    while (at + n < end && (i[n].insn.flags & (INSN_X87 | INSN_MMX)) &&
+           (i->insn.flags & (INSN_X87 | INSN_MMX)) && i->class == CLASS_STEP &&
+           i[n].class == CLASS_STEP) {
+        n++;
+    }
+    return n;
+}
+
+/* Of count instructions. */
+static u32 step_exit(struct soft_tr *t, const struct tr_insn *i, u32 count, bool end) {
     u32 exit = tr_exit_new(t, end ? TR_STEP_END : TR_STEP, i->rip);
-    u32 n = t->single_count++;
-    t->exits[exit].len = i->insn.len;
+    u32 n = t->single_count, len = (u32)(i[count - 1].rip - i->rip) + i[count - 1].insn.len;
+    t->single_count += count; /* it may take that much room */
+    t->exits[exit].len = (u8)len;
     t->exits[exit].size = i->insn.id;
     t->exits[exit].next_in = n;
     t->singles[n] = soft_block_single(t->c, (t->gpa & ~PAGE_MASK) | (i->rip & PAGE_MASK),
-                                      t->page + (i->rip & PAGE_MASK), i->insn.len, t->single_room,
+                                      t->page + (i->rip & PAGE_MASK), len, count, t->single_room,
                                       &t->single_used);
     return exit;
 }
 
-void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
-    u32 exit = step_exit(t, i, end);
+void tr_step(struct soft_tr *t, const struct tr_insn *i, u32 count, bool end) {
+    u32 exit = step_exit(t, i, count, end);
     tr_flags_clobber(t, FLAG_ARITH);
     put_exit(t, exit, STUB_STEP);
     t->exits[exit].patch = t->used;
@@ -270,7 +283,7 @@ void tr_step(struct soft_tr *t, const struct tr_insn *i, bool end) {
 }
 
 void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u32 count) {
-    tr_late_new(t, LATE_STEP, step_exit(t, i, false), 0, t->used);
+    tr_late_new(t, LATE_STEP, step_exit(t, i, 1, false), 0, t->used);
     memcpy(t->late[t->late_count - 1].from, from, count * sizeof(*from));
 }
 

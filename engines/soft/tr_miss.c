@@ -97,7 +97,7 @@ static const struct tr_slow *slow_single(struct soft_vcpu *c, const struct tr_bl
     size_t used = at * tr_slow_size();
     *s = (struct tr_slow){
         .gpa = gpa, .key = b->key, .generation = b->generation, .seen = b->seen, .len = insn.len};
-    s->block = soft_block_single(c, gpa, bytes, insn.len, t->slow_room, &used);
+    s->block = soft_block_single(c, gpa, bytes, insn.len, 1, t->slow_room, &used);
     return s;
 }
 
@@ -168,9 +168,9 @@ u32 tr_step_call(struct soft_vcpu *c) {
     }
     c->block = b;
     c->uop = b->uop;
-    t->stats.steps++;
-    t->step_count[e->size]++;
-    c->stats.instructions++;
+    t->stats.steps += b->count;
+    t->step_count[e->size] += b->count;
+    c->stats.instructions += b->count;
     u64 after = e->rip + e->len;
     bool end = e->kind == TR_STEP_END;
     b->uop[0].fn(c, b->uop);

@@ -106,7 +106,7 @@ static void put_sti(struct soft_tr *t, const struct tr_insn *i) {
     tr_gs(t, false, 0x80, 7, C_OFF(window_wanted));
     tr_u8(t, 0);
     u32 quiet = tr_jcc(t, 4);
-    tr_step(t, i, true);
+    tr_step(t, i, 1, true);
     tr_fix(t, quiet, t->used);
     rflags_alu(t, ALU_OR, FLAG_IF);
 }
