@@ -48,7 +48,7 @@ stage_clang() { stage clang 600 make -s -j"$JOBS" CC=clang all unit-bin; }
 stage_unit() { stage unit 900 sh -c "make -s -j$JOBS unit-bin && make -s unit"; }
 stage_asan() { stage asan 1200 sh -c "make -s -j$JOBS MODE=asan unit-bin && make -s MODE=asan unit"; }
 # Programs with threads only: the others would find nothing that ASan does not.
-TSAN_UNITS="net_linux vsock_unix share control feed loop blk_file blk_image stream fault host_linux irqchip vcpu vm soft_mem"
+TSAN_UNITS="net_linux api_server vsock_unix share control feed loop blk_file blk_image stream fault host_linux irqchip vcpu vm soft_mem"
 stage_tsan() { stage tsan 900 make -s -j"$JOBS" MODE=tsan unit UNITS="$TSAN_UNITS"; }
 stage_tidy() { stage tidy 600 make -s -j"$JOBS" tidy; }
 stage_fuzz() { stage fuzz 900 sh -c "make -s -j$JOBS MODE=asan fuzz-bin && make -s MODE=asan fuzz-replay"; }
