@@ -28,8 +28,7 @@ static void die(const char *what) {
 }
 
 static void drop(void) {
-    int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-    sync();
+    int fd = getenv("DROP") ? open("/proc/sys/vm/drop_caches", O_WRONLY) : -1;
     if (fd >= 0) {
         if (write(fd, "3", 1) != 1) {
             perror("drop_caches");

@@ -22,7 +22,7 @@ ROW = re.compile(r"^row (\S+) ([\d.]+) (\S+)", re.M)
 
 
 def cmdline(opt):
-    run = "modprobe virtiofs; mkdir -p /a; mount -t virtiofs T /a && share /a %d %d" % (opt.mib, opt.files)
+    run = "modprobe virtiofs; mkdir -p /a; mount -t virtiofs T /a && DROP=1 share /a %d %d" % (opt.mib, opt.files)
     return 'console=ttyS0 quiet mitigations=off sosia.run="%s"' % run
 
 
