@@ -306,6 +306,16 @@ static void options_parse(struct options *o, struct cf_gen *g, int argc, char **
     o->count = o->count ? o->count : UINT64_MAX;
 }
 
+static bool has_mnemonic(const struct cf_gen *g) {
+    for (u32 i = 0; i < g->forms.count; i++) {
+        if (!strcmp(g->only, insn_name(g->forms.form[i].id))) {
+            return true;
+        }
+    }
+    fprintf(stderr, "conform: no form of %s\n", g->only);
+    return false;
+}
+
 int main(int argc, char **argv) {
     static struct cf_gen g = {.side_mask = (1u << CF_SIDES) - 1};
     struct options o = {.keep_going = 20};
@@ -321,6 +331,9 @@ int main(int argc, char **argv) {
     run.trans = o.no_translator ? NULL : cf_guest_create(true);
     g.features = cf_guest_features(run.interp);
     cf_forms_build(&g.forms, g.features);
+    if (g.only && !has_mnemonic(&g)) {
+        return 2;
+    }
     if (o.forms) {
         list_forms(&g);
         return 0;
