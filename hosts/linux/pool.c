@@ -87,6 +87,7 @@ struct pool *pool_create_started(struct linux_host *lh, void (*begin)(void)) {
     while (p->begun < p->threads) {
         pthread_cond_wait(&p->work, &p->lock);
     }
+    p->begin = NULL; /* a thread that could not be had now would come behind the fence */
     pthread_mutex_unlock(&p->lock);
     if (!p->threads) {
         pool_destroy(p);
