@@ -433,8 +433,9 @@ void control_destroy(struct control *c) {
     if (c->fd >= 0) {
         linux_fd_unwatch(c->lh, c->fd);
     }
-    while (c->conns) {
-        conn_end(c->conns);
+    for (struct conn *n = c->conns, *next; n; n = next) {
+        next = n->next;
+        conn_end(n);
     }
     host->ops->timer_destroy(host, c->retry);
     free(c);

@@ -253,7 +253,7 @@ int cmd_stop(int argc, char **argv) {
     optind = 0;
     while ((id = getopt_long(argc, argv, "t:h", options, NULL)) != -1) {
         seconds = id == 't' ? strtol(optarg, &end, 10) : seconds;
-        if (id == 'h' || id == '?' || *end || seconds < 0 || seconds > 1000000) {
+        if (id == 'h' || id == '?' || (end && *end) || seconds < 0 || seconds > 1000000) {
             fputs(help, id == 'h' ? stdout : stderr);
             return id == 'h' ? 0 : EXIT_BAD_INPUT;
         }

@@ -55,7 +55,9 @@ static json_t *command_json(char **argv) {
     text[n] = 0;
     json_t *o = json_string(text);
     for (size_t i = 0; !o && i < n; i++) {
-        text[i] = text[i] & 0x80 ? '?' : text[i];
+        if ((u8)text[i] >= 0x80) {
+            text[i] = '?';
+        }
     }
     return o ? o : json_string(text);
 }

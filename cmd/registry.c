@@ -63,7 +63,10 @@ void registry_name_derive(const char *text, char *out) {
     const char *dot = strrchr(from, '.');
     size_t len = dot && dot > from ? (size_t)(dot - from) : strlen(from), n = 0;
     for (size_t i = 0; i < len && n < DERIVED_MAX; i++) {
-        char c = name_char(from[i]) ? from[i] : '-';
+        char c = '-';
+        if (name_char(from[i])) {
+            c = from[i];
+        }
         if (n || !strchr("._-", c)) {
             out[n++] = c;
         }

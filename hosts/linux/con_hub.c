@@ -165,13 +165,13 @@ static int listen_at(struct con_hub *h, const char *path, struct err *err) {
 
 int con_socket_open(struct linux_host *lh, const char *path, struct con_hub **out,
                     struct err *err) {
-    struct con_hub *h;
+    struct con_hub *h = NULL;
     *out = NULL;
     if (strlen(path) >= sizeof(h->at.sun_path)) {
         return ERR_SET(err, ERR_INVAL, "console socket %s: the name is too long", path);
     }
     int rc = con_hub_open(lh, NULL, &h, err);
-    if (rc) {
+    if (rc || !h) {
         return rc;
     }
     rc = listen_at(h, path, err);

@@ -69,7 +69,7 @@ static size_t escape(char *out, size_t size, const char *text, size_t len) {
         } else if (c < ' ') {
             n += (size_t)snprintf(out + n, size - n, "\\u%04x", c);
         } else {
-            out[n++] = c < 127 ? (char)c : '?';
+            out[n++] = (char)(c < 127 ? c : '?');
         }
     }
     out[n] = 0;
