@@ -255,7 +255,8 @@ def case_serial(tmp):
     """Four ports: terminal of the ring, file, socket, pseudo-terminal; COM1 and COM3 share a line."""
     com2, com3, com4 = (os.path.join(tmp, n) for n in ("com2", "com3.sock", "com4"))
     work = ("seq 1 3000 >/dev/ttyS1 & seq 1 3000 >/dev/ttyS2 & seq 1 3000 >/dev/ttyS3 & seq 1 3000; wait; "
-            "read line </dev/ttyS3; echo got-$line; read line </dev/ttyS2; echo got-$line; echo all-done; sleep 3600")
+            "while [ x$line != xkeys4 ]; do read line; done </dev/ttyS3; echo got-$line; "
+            "while [ x$line != xkeys3 ]; do read line; done </dev/ttyS2; echo got-$line; echo all-done; sleep 3600")
     name = start("--name", "serial", "--serial", "2=file:" + com2, "--serial", "3=socket:" + com3,
                  "--serial", "4=pty:" + com4, cmdline='sosia.run="%s"' % work)
     third = []
@@ -268,7 +269,7 @@ def case_serial(tmp):
             fourth += os.read(fd, 4096)
     lines = [b"%d" % i for i in range(1, 3001)]
     expect(fourth.split() == lines, "COM4: %d lines" % len(fourth.split()))
-    # a key that comes before the guest has opened the port is lost, as on a real one
+    # keys that come before the guest has opened the port are lost, as on a real one
     wait_for("input from the pseudo-terminal", lambda: os.write(fd, b"keys4\n") and "got-keys4" in console(name))
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(com3)
