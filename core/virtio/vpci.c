@@ -486,9 +486,8 @@ static u32 class_code(u16 device_id) {
     case VIRTIO_ID_BLOCK:
         return 0x010000; /* SCSI controller, as drivers have always seen it */
     case VIRTIO_ID_CONSOLE:
-        return 0x078000; /* other communication controller */
     case VIRTIO_ID_VSOCK:
-        return 0x078000;
+        return 0x078000; /* other communication controller */
     default:
         return 0x00ff00;
     }
