@@ -350,8 +350,16 @@ __attribute__((no_sanitize_thread)) static void copy_rest(u8 *dst, const u8 *src
     }
 }
 
-/* The instruction behind STI must follow without a poll in between. */
+/* The instruction behind STI must follow without a poll in between. Lock-step stops in front of HLT
+ * and its like, where the interpreter has a shadow of STI and inline code has none: it leaves both
+ * to the interpreter. */
 static void end_with_sti(struct soft_tr *t) {
+    for (u32 n = 0; t->c->verify && n + 1 < t->trace_len; n++) {
+        u8 next = t->trace[n + 1].class;
+        if (t->trace[n].insn.id == INSN_STI && (next == CLASS_STEP || next == CLASS_STEP_END)) {
+            t->trace_len = n + 1;
+        }
+    }
     struct tr_insn *last = t->trace_len ? &t->trace[t->trace_len - 1] : NULL;
     if (last && last->insn.id == INSN_STI) {
         last->class = CLASS_STEP_END;
