@@ -16,6 +16,7 @@ result() { # result NAME OK
         failed=$((failed + 1))
         echo "FAILED  amd $1"
         tail -5 move.out ./*.log 2>/dev/null
+        grep -h FAIL ./*.log
     fi
 }
 
@@ -49,8 +50,9 @@ rm -f ./*.log
     ./sosia snapshot c s2 --stop >>move.out 2>&1 && finish s2 kvm
 result "and back to kvm" $?
 
-start soft && ./sosia snapshot a s3 --stop >>move.out 2>&1 && finish s3 kvm
-result "a guest from soft to kvm, by a snapshot" $?
+# The software engine offers what KVM may not have here: then that is said.
+start soft && ./sosia snapshot a s3 --stop >>move.out 2>&1 && { finish s3 kvm || grep -q 'this host and engine lack' move.out; }
+result "a guest from soft to kvm, by a snapshot, or why not" $?
 
 start kvm --fence off && ./sosia engine a soft >>move.out 2>&1 && beats a.log 8 &&
     ./sosia engine a kvm >>move.out 2>&1 && beats a.log 16 && ./sosia ls | grep -q ' kvm ' &&
