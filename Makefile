@@ -277,6 +277,7 @@ bench: setup-bench
 	@tests/storage/guest.sh
 	@bench/disk.py
 	@bench/net.py
+	@bench/snapshot.py
 	@bench/share.py
 	@bench/login.py
 

@@ -47,6 +47,14 @@ linux "Linux, 4 vCPUs, disk" 4 \
     "same" --disk disk.img
 linux "Linux, virtio over MMIO" 2 "dd if=/dev/hwrng bs=64 count=1 | wc -c; echo cpus \$(nproc)" "cpus 2" --transport mmio
 
+# A guest that checks itself, moved between the engines.
+./moving.sh >out 2>&1
+status=$?
+grep -E '^(ok|FAILED) ' out
+passed=$((passed + $(grep -c '^ok ' out)))
+failed=$((failed + status))
+[ $status -eq 0 ] || tail -25 out
+
 # The analyser finds here what it finds on the software engine (tests/sensitivity).
 for name in POPF PUSHF SMSW SGDT LAR; do
     timeout 100 ./sosia sensitivity --engine kvm --mode 64 --no-native --only $name >out 2>&1 &&
