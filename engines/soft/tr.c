@@ -667,8 +667,6 @@ u32 tr_enter(struct soft_vcpu *c, const u8 *code) {
         after_fault(c);
         return 0;
     case TR_EDGE:
-        c->next_rip = e->rip;
-        return exit;
     case TR_SELF:
         c->next_rip = e->rip;
         return exit;
