@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # usage: tests/debian/run.sh
-# A whole Debian system on a qcow2 disk: to its login prompt, network by DHCP, ssh in, a file that survives, power off.
+# A whole Debian system on a qcow2 disk: to its login prompt, network by DHCP, ssh in, a file that survives, power off;
+# once with its kernel given, once with the kernel out of the image (--boot disk).
 cd "$(dirname "$0")/../.." || exit 1
 . guests/lib.sh
 SOSIA=${SOSIA:-build/sosia}
@@ -81,7 +82,7 @@ off
 "$SOSIA" image check "$tmp/disk.qcow2" >/dev/null
 check "the image is consistent" $?
 
-start ,snapshot --kernel "$debian/vmlinuz" --initrd "$debian/initrd.img" --cmdline "root=/dev/vda rw console=ttyS0 quiet"
+start ,snapshot --boot disk
 [ "$(guest cat /root/file)" = survives ]
 check "the file is there after a restart" $?
 guest "rm /root/file && sync"
