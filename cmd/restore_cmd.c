@@ -186,8 +186,11 @@ static int parse(struct request *q, int argc, char **argv, struct err *err) {
 /* "N=REST" or "REST": the number, 0 without. */
 static u32 numbered(const char **text) {
     char *end;
-    unsigned long n = isdigit((unsigned char)(*text)[0]) ? strtoul(*text, &end, 10) : 0;
-    if (!isdigit((unsigned char)(*text)[0]) || *end != '=' || n >= UINT32_MAX) {
+    if (!isdigit((unsigned char)(*text)[0])) {
+        return 0;
+    }
+    unsigned long n = strtoul(*text, &end, 10);
+    if (*end != '=' || n >= UINT32_MAX) {
         return 0;
     }
     *text = end + 1;

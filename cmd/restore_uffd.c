@@ -65,11 +65,11 @@ static int socket_connect(const char *path, struct err *err) {
 
 /* page_size_kib holds bytes, as in Firecracker. */
 static void region_add(json_t *all, const struct host_ram *ram, u64 offset, u64 size) {
-    json_array_append_new(all,
-                          json_pack("{s:I, s:I, s:I, s:i, s:i}", "base_host_virt_addr",
-                                    (json_int_t)((u64)(uintptr_t)ram->hva + offset), "size",
-                                    (json_int_t)size, "offset", (json_int_t)offset, "page_size",
-                                    (int)PAGE_SIZE, "page_size_kib", (int)PAGE_SIZE));
+    u64 at = (u64)(uintptr_t)ram->hva + offset;
+    json_array_append_new(all, json_pack("{s:I, s:I, s:I, s:i, s:i}", "base_host_virt_addr",
+                                         (json_int_t)at, "size", (json_int_t)size, "offset",
+                                         (json_int_t)offset, "page_size", (int)PAGE_SIZE,
+                                         "page_size_kib", (int)PAGE_SIZE));
 }
 
 static char *layout(const struct host_ram *ram) {

@@ -283,7 +283,9 @@ static int read_serial(const json_t *v, char serial[21]) {
         return -ERR_FORMAT;
     }
     memset(serial, 0, 21);
-    memcpy(serial, s, strlen(s));
+    for (u32 i = 0; s[i]; i++) {
+        serial[i] = s[i];
+    }
     return 0;
 }
 

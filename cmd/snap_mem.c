@@ -289,7 +289,7 @@ static int check_chunk(struct crew *crew, u64 n) {
     bool hole = file_hole(ck->fd, at, (u64)c.pages * PAGE_SIZE);
     if (!hole || ck->f->pages) {
         size_t size = (size_t)c.pages * PAGE_SIZE;
-        data = malloc(SNAP_CHUNK);
+        data = calloc(1, SNAP_CHUNK);
         if (!data || snap_read_at(ck->fd, data, size, at)) {
             free(data);
             return -ERR_IO;

@@ -66,8 +66,8 @@ static int state_merge(const struct snap_file *f, const u8 *sums, int out, struc
     char *conf = strndup(f->conf, f->conf_size);
     u8 *buf = NULL;
     size_t size = 0;
-    int rc = info && conf ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
-    if (!rc) {
+    int rc = ERR_SET(err, ERR_NOMEM, "out of memory");
+    if (info && conf) {
         *info = f->info;
         info->incremental = false;
         info->base[0] = info->memory_path[0] = 0;
@@ -91,14 +91,14 @@ static int state_merge(const struct snap_file *f, const u8 *sums, int out, struc
 
 static int merge(const char *base, const char *path, const struct snap_file f[2],
                  const struct snapshot_files *out, struct err *err) {
-    int fd[2] = {-1, -1};
+    int fd[2] = {-1, -1}, rc;
     u8 *sums = calloc(f[1].sum_count, SHA256_SIZE);
-    int rc = sums ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
-    if (!rc) {
-        fd[0] = memory_open(base, &f[0], err);
-        fd[1] = fd[0] < 0 ? fd[0] : memory_open(path, &f[1], err);
-        rc = fd[1] < 0 ? fd[1] : memory_merge(f, fd, out->memory_fd, sums, err);
+    if (!sums) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
+    fd[0] = memory_open(base, &f[0], err);
+    fd[1] = fd[0] < 0 ? fd[0] : memory_open(path, &f[1], err);
+    rc = fd[1] < 0 ? fd[1] : memory_merge(f, fd, out->memory_fd, sums, err);
     rc = rc ? rc : state_merge(&f[1], sums, out->state_fd, err);
     for (int i = 0; i < 2; i++) {
         if (fd[i] >= 0) {

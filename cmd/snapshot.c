@@ -292,10 +292,10 @@ static int take_frozen(struct taking *t, struct snapshot_result *result, struct 
 int snapshot_save(struct machine *m, const struct snapshot_save *o, struct snapshot_result *result,
                   struct err *err) {
     struct taking *t = calloc(1, sizeof(*t));
-    int rc = t ? 0 : ERR_SET(err, ERR_NOMEM, "out of memory");
+    int rc;
     *result = (struct snapshot_result){0};
-    if (rc) {
-        return rc;
+    if (!t) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
     *t = (struct taking){.m = m, .vm = pc_vm(m->pc), .o = o};
     u64 begin = host_now(t->vm->host);

@@ -139,7 +139,9 @@ static json_t *info_json(const struct snap_file *f, const char *memory) {
 /* The file names things to a terminal: nothing but printable characters. */
 static const char *clean(char *text) {
     for (char *p = text; *p; p++) {
-        *p = (unsigned char)*p < ' ' || *p == 127 ? '?' : *p;
+        if ((unsigned char)*p < ' ' || *p == 127) {
+            *p = '?';
+        }
     }
     return text;
 }
