@@ -112,16 +112,17 @@ static int merge(const char *base, const char *path, const struct snap_file f[2]
 int snapshot_merge(const char *base, const char *path, const char *out, struct err *err) {
     struct snap_file *f = calloc(2, sizeof(*f));
     struct snapshot_files files;
-    int rc = f ? both_load(base, path, f, err) : ERR_SET(err, ERR_NOMEM, "out of memory");
+    if (!f) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    int rc = both_load(base, path, f, err);
     rc = rc ? rc : snapshot_files_create(&files, out, NULL, err);
     if (!rc) {
         rc = merge(base, path, f, &files, err);
         rc = rc ? (snapshot_files_abort(&files), rc) : snapshot_files_commit(&files, true, err);
     }
-    if (f) {
-        snap_file_free(&f[0]);
-        snap_file_free(&f[1]);
-    }
+    snap_file_free(&f[0]);
+    snap_file_free(&f[1]);
     free(f);
     return rc;
 }
