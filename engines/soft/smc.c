@@ -151,8 +151,15 @@ struct smc_page *smc_page_of(struct soft_vm *vm, u64 gpa) {
     return index < vm->page_count ? &vm->pages[index] : NULL;
 }
 
+/* For writers: their stores must be looked at. */
 static bool is_watched(const struct smc_page *page) {
     return __atomic_load_n(&page->watched, __ATOMIC_SEQ_CST);
+}
+
+/* For decoders: no vCPU can store any more without that. A page is WATCH_BEGUN while one of them
+ * still waits for the last fast translations to go, and another must not take it for done. */
+static bool is_safe(const struct smc_page *page) {
+    return __atomic_load_n(&page->watched, __ATOMIC_SEQ_CST) == WATCH_DONE;
 }
 
 bool smc_page_opened(struct soft_vcpu *c, u64 gpa) {
@@ -168,17 +175,18 @@ bool smc_page_opened(struct soft_vcpu *c, u64 gpa) {
 }
 
 static void watch_locked(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
-    __atomic_store_n(&page->watched, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&page->watched, WATCH_BEGUN, __ATOMIC_SEQ_CST);
     u64 writers = __atomic_exchange_n(&page->writers, 0, __ATOMIC_SEQ_CST);
     u64 me = BIT(c->ev->id);
     if (writers & me) {
         soft_tlb_drop_writes(c, gpa & ~PAGE_MASK);
     }
     purge(c->vm, writers & ~me, gpa & ~PAGE_MASK);
+    __atomic_store_n(&page->watched, WATCH_DONE, __ATOMIC_SEQ_CST);
 }
 
 void smc_watch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
-    if (is_watched(page)) {
+    if (is_safe(page)) {
         return;
     }
     soft_guest_leave(c);
@@ -194,7 +202,7 @@ void smc_watch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
 static void unwatch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
     soft_guest_leave(c);
     mutex_lock(c->vm->host, &c->vm->watch_lock);
-    __atomic_store_n(&page->watched, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&page->watched, WATCH_NONE, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&page->granules, __ATOMIC_SEQ_CST)) { /* a decoder was faster */
         watch_locked(c, page, gpa);
     }
@@ -214,7 +222,7 @@ bool smc_mark(struct smc_page *page, u32 offset, u32 size) {
     } else {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
-    return is_watched(page);
+    return is_safe(page);
 }
 
 /* True when code was hit. */

@@ -19,12 +19,14 @@
 
 #include "engines/soft/engine.h"
 
+enum smc_watch { WATCH_NONE, WATCH_BEGUN, WATCH_DONE };
+
 struct smc_page {
     u64 granules;   /* atomic: 64-byte pieces with decoded code */
     u64 writers;    /* atomic: vCPUs that may hold a fast write translation */
     u32 generation; /* atomic */
     u16 quiet;      /* stores since the last that met code; a hint, not exact */
-    u8 watched;     /* atomic */
+    u8 watched;     /* atomic: enum smc_watch */
 };
 
 /* NULL when gpa is not RAM. */
@@ -35,7 +37,7 @@ bool smc_page_opened(struct soft_vcpu *c, u64 gpa);
 
 /* Before code on the page is decoded. May leave and enter guest mode. */
 void smc_watch(struct soft_vcpu *c, struct smc_page *page, u64 gpa);
-/* Marks [offset, offset+size) of the page as code; false when it is not watched any more. */
+/* Marks [offset, offset+size) of the page as code; false when it is not fully watched any more. */
 bool smc_mark(struct smc_page *page, u32 offset, u32 size);
 
 /* After a store of c to a page that was watched when its translation was made; within one page.
