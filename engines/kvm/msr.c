@@ -143,6 +143,16 @@ static int absent_check(struct kvm_cpu *c, const struct cpu_state *s) {
     return 0;
 }
 
+/* KVM takes a TSC within a second of what it expects for an attempt to bring processors into step,
+ * and keeps its own value (kvm_synchronize_tsc in Linux' arch/x86/kvm/x86.c): a machine restored in
+ * its first second would see time go back. A value far off in between makes the next one count; the
+ * other processors are then brought into step with the first, which is what is wanted. */
+static void tsc_unsettle(struct kvm_cpu *c, u64 tsc) {
+    if (c->ev->id == 0 && tsc) {
+        (void)kvm_msr_write(c, MSR_TSC, tsc + 16 * c->ev->vm->tsc_hz);
+    }
+}
+
 int kvm_msrs_set(struct kvm_cpu *c, const struct cpu_state *s) {
     struct kvm_msr_block list = {.count = 0};
     struct cpu_msrs copy = s->msr;
@@ -156,6 +166,7 @@ int kvm_msrs_set(struct kvm_cpu *c, const struct cpu_state *s) {
                 (struct kvm_msr_entry){.index = places[i].index, .data = *field(&copy, i)};
         }
     }
+    tsc_unsettle(c, copy.tsc);
     int done = ioctl(c->fd, KVM_SET_MSRS, &list);
     kvm_tsc_note(c);
     if (done == (int)list.count) {

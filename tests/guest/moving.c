@@ -99,6 +99,9 @@ static void beat(u32 round, u64 *tsc, u64 *was, u32 others) {
     wrong |= rdmsr(0xc0000102) != 0x12345000 ? 8 : 0;
     wrong |= others_count(was, others) ? 0 : 16;
     if (wrong) {
+        print("round %u: wrong %x (1 memory, 2 TSC, 4 vectors, 8 an MSR, 16 processors), TSC %lx "
+              "after %lx\n",
+              round, wrong, now, *tsc);
         CHECK_EQ(wrong, 0);
     }
     *tsc = now;
