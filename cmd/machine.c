@@ -219,11 +219,11 @@ int machine_create(struct machine *m, struct err *err) {
 
 /* From here on the process holds what the running machine needs, nothing more. */
 static int fence_up(struct machine *m, struct err *err) {
+    char dir[128];
+    m->status_fd = m->o.stats ? open("/proc/self/status", O_RDONLY | O_CLOEXEC) : -1;
     if (!m->o.fence) {
         return 0;
     }
-    char dir[128];
-    m->status_fd = m->o.stats ? open("/proc/self/status", O_RDONLY | O_CLOEXEC) : -1;
     if (m->o.perf_map) {
         linux_fence_need(m->lh, FENCE_DEBUGGED);
     }
