@@ -86,6 +86,17 @@ static bool strayed(const struct comparison *k) {
     return at < CF_CODE_BYTES && at - slot > CF_SLOT;
 }
 
+/* Control came to the page CF_EXIT by another door than the one each case has: in compatibility
+ * mode, as when IRETQ leads to a jump there, or to its middle. Natively the code that saves the
+ * state then runs as other instructions; the guest cannot execute that page. */
+static bool left_wrongly(const struct comparison *k) {
+    const struct cf_result *w = k->want, *g = k->got;
+    if (w->vector != EXC_BP && w->sel[SEG_CS] != CF_SEL_CS64) {
+        return w->rip - CF_EXIT < 4096;
+    }
+    return g->vector == EXC_PF && g->cr2 == g->rip && g->rip - CF_EXIT - 1 < 4095;
+}
+
 /* Has the case a far transfer? It may have gone through compatibility mode and come back. */
 static bool goes_far(const struct cf_case *t) {
     for (u32 n = 0; n < t->insns; n++) {
@@ -317,7 +328,7 @@ bool cf_compare(const struct cf_case *t, const struct cf_result *want, const str
         return false;
     }
     find_insn(&k);
-    if (strayed(&k) || (want->vector != got->vector && either_fault(&k))) {
+    if (strayed(&k) || left_wrongly(&k) || (want->vector != got->vector && either_fault(&k))) {
         return false;
     }
     return compare_fault(&k) || compare_registers(&k) || compare_xsave(&k) ||
