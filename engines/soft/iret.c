@@ -116,6 +116,14 @@ static void return_stack(struct soft_vcpu *c, struct target *t, u16 ss, u64 sp) 
     c->s.gpr[GPR_RSP] = fresh_sp;
 }
 
+/* A processor takes RSP and SS with the AC that it has just popped, though a fault there reports
+ * the old one (seen on Sapphire Rapids; the manual's text has RFLAGS loaded before them, too). */
+static void check_popped_ac(struct soft_vcpu *c, const struct stack *st, u32 opsize) {
+    if (c->cpl == 3 && (c->s.cr0 & CR0_AM) && (st->sp & (opsize - 1))) {
+        soft_fault(c, EXC_AC, true, 0);
+    }
+}
+
 static void iret_protected(struct soft_vcpu *c, u32 opsize) {
     struct stack st;
     struct target t;
@@ -132,6 +140,9 @@ static void iret_protected(struct soft_vcpu *c, u32 opsize) {
     bool wide = c->mode == 64; /* 64-bit mode pops SS:RSP always */
     return_check_cs(c, cs, rip, &t);
     bool outer = t.cpl > c->cpl;
+    if (wide && (flags & mask & FLAG_AC)) {
+        check_popped_ac(c, &st, opsize);
+    }
     if (wide || outer) {
         sp = stack_pop(c, &st, opsize);
         ss = (u16)stack_pop(c, &st, opsize);

@@ -221,8 +221,9 @@ bool cf_compare(const struct cf_case *t, const struct cf_result *want, const str
 
 /* Linux takes a page fault above 4 GiB that 16- or 32-bit code raises for an erratum of the K8
  * (is_errata100 in arch/x86/mm/fault.c) and repeats the instruction for ever. A far call into a
- * 64-bit segment does so, which pushes by all of RSP. And a jump may lead to itself on both sides.
- */
+ * 64-bit segment does so, which pushes by all of RSP. It takes #AC while RFLAGS.AC is 0 for a split
+ * lock and repeats that, too, sleeping in between (handle_user_split_lock): IRET raises it by the
+ * AC that it pops. And a jump may lead to itself on both sides. */
 bool cf_lost_explained(const struct cf_loss *loss, const struct cf_result *got);
 
 /* --- conform_text.c ----------------------------------------------------------------------------

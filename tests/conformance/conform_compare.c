@@ -338,5 +338,6 @@ bool cf_compare(const struct cf_case *t, const struct cf_result *want, const str
 bool cf_lost_explained(const struct cf_loss *loss, const struct cf_result *got) {
     u16 cs = got->sel[SEG_CS];
     bool erratum = got->vector == EXC_PF && got->cr2 >> 32 && (cs == CF_SEL_CS32 || (cs & 4));
-    return loss->hung && (erratum || got->vector == CF_ENDLESS);
+    bool not_split = got->vector == EXC_AC && !(got->flags & FLAG_AC);
+    return loss->hung && (erratum || not_split || got->vector == CF_ENDLESS);
 }

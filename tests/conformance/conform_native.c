@@ -114,7 +114,7 @@ void enter_case(void);
 extern const u8 exit_begin[], exit_rest[], exit_end[];
 
 enum { IDLE, BATCH_0, BATCH_1 };
-enum { HANG_MS = 1000, STALL_QUARTERS = 480, STACK_BYTES = 1 << 16 };
+enum { HANG_MS = 1000, SLEEP_QUARTERS = 8, STACK_BYTES = 1 << 16 };
 
 struct shared {
     struct cf_batch batch[2];
@@ -477,28 +477,49 @@ static u64 child_ms(const struct cf_native *n) {
     return (u64)t.tv_sec * 1000 + (u64)t.tv_nsec / 1000000;
 }
 
+/* No case makes a system call that sleeps: the kernel has put it to sleep (cf_lost_explained). */
+static bool child_sleeps(const struct cf_native *n) {
+    char path[64], state = 0;
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)n->pid);
+    FILE *f = fopen(path, "r");
+    bool read = f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1;
+    if (f) {
+        fclose(f);
+    }
+    return read && state == 'S';
+}
+
+struct progress {
+    u32 at, asleep; /* the case; quarters of a second in which it was seen asleep */
+    u64 since;      /* processor time when it was first seen */
+};
+
+static bool child_hangs(const struct cf_native *n, struct progress *p) {
+    u32 at = __atomic_load_n(&n->s->at, __ATOMIC_SEQ_CST);
+    u64 ms = child_ms(n);
+    if (at != p->at) {
+        *p = (struct progress){.at = at, .since = ms};
+    }
+    p->asleep = child_sleeps(n) ? p->asleep + 1 : 0;
+    return ms >= p->since + HANG_MS || p->asleep >= SLEEP_QUARTERS;
+}
+
 void cf_native_wait(struct cf_native *n) {
-    u32 work, last = UINT32_MAX, still = 0;
-    u64 since = 0;
+    u32 work;
+    struct progress p = {.at = UINT32_MAX};
     while ((work = __atomic_load_n(&n->s->work, __ATOMIC_SEQ_CST)) != IDLE) {
         struct timespec limit = {.tv_nsec = 250000000};
+        int status = 0;
         futex(&n->s->work, FUTEX_WAIT, work, &limit);
         if (__atomic_load_n(&n->s->work, __ATOMIC_SEQ_CST) == IDLE) {
             return;
         }
-        u32 at = __atomic_load_n(&n->s->at, __ATOMIC_SEQ_CST);
-        u64 ms = child_ms(n);
-        int status = 0;
-        since = at == last ? since : ms;
-        still = at == last ? still + 1 : 0;
-        last = at;
-        if (waitpid(n->pid, &status, WNOHANG) == n->pid) {
-            n->pid = 0;
-            recover(n, work, false, (u32)status);
-            last = UINT32_MAX;
-        } else if (ms >= since + HANG_MS || still >= STALL_QUARTERS) {
-            recover(n, work, true, 0);
-            last = UINT32_MAX;
+        bool hangs = child_hangs(n, &p);
+        bool gone = waitpid(n->pid, &status, WNOHANG) == n->pid;
+        if (gone || hangs) {
+            n->pid = gone ? 0 : n->pid;
+            recover(n, work, !gone, (u32)status);
+            p.at = UINT32_MAX;
         }
     }
 }
