@@ -9,8 +9,12 @@
 #
 # The processor has no XSAVE: QEMU 7.2 does not intercept XSETBV, so a guest of the guest would change its
 # host's XCR0. It also keeps neither the intercept of #BP nor DR7: breakpoints do not work there.
-# Its processors take turns on one thread: with a thread each, 3 of 36 boots of a guest with 4 vCPUs ended in
-# a triple fault whose page fault no page table explains; in turns, 24 of 24 boots were good.
+# It should have one processor (--cpus 1, the default). With more, QEMU 7.2 delivers an interrupt to the guest of
+# the guest twice at times: helper_vmrun (target/i386/tcg/sysemu/svm_helper.c) leaves the vector that EVENTINJ
+# names in exception_index, and a request to leave the loop before the next exit of that guest finds it there
+# and delivers it as an exception, whatever IF says. Such requests come when processors take turns (every 100 ms)
+# or run on threads of their own. Seen: a second timer interrupt at the first instruction of the handler of the
+# first one, with IF clear and before SWAPGS, and so page faults in the kernel until its stack is used up.
 #
 #   tests/kvm/in_amd.sh --file build/gcc-rel/tests/unit/kvm_test -- ./kvm_test
 set -euo pipefail

@@ -31,7 +31,7 @@ for image in *.elf; do
 done
 
 # A boot that ends in a guest's panic or triple fault is repeated, up to two times, and that is printed. The
-# fault is the emulated processor's (in_amd.sh tells what is known); one of the engine fails all three.
+# fault was always the emulated processor's (in_amd.sh tells which); one of the engine fails all three.
 linux() { # linux NAME CPUS COMMAND PATTERN OPTIONS...
     name=$1 cpus=$2 command=$3 pattern=$4
     shift 4

@@ -14,4 +14,4 @@ set -- --file tests/kvm/inside.sh --file tests/kvm/moving.sh --file build/guest-
 for guest in acpi first pci smc smp testdev; do
     set -- "$@" --file "build/guest-tests/$guest.elf"
 done
-exec tests/kvm/in_amd.sh --memory 2048 --cpus 2 --timeout 800 "$@" -- ./inside.sh
+exec tests/kvm/in_amd.sh --memory 2048 --timeout 800 "$@" -- ./inside.sh
