@@ -54,6 +54,9 @@ static int cpuid_check(const struct moving *mv, const struct engine_ops *engine,
     if (!rc && engine->cpuid_limit) {
         rc = engine->cpuid_limit(mv->host, p, err);
     }
+    if (!rc) {
+        cpuid_policy_emulate(p, engine->cpuid_emulates, NULL, &mv->cpuid);
+    }
     rc = rc ? rc : cpuid_policy_adopt(p, &mv->cpuid, &weaker, err);
     free(p);
     return rc;

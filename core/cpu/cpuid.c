@@ -31,6 +31,7 @@ enum {
 
 enum { PHYS_BITS_MAX = 46, PHYS_BITS_MIN = 36, VIRT_BITS = 48 };
 enum { XSAVE_LEGACY_SIZE = 576, AVX_SIZE = 256, AVX_OFFSET = 576, PKRU_SIZE = 8, PKRU_INDEX = 9 };
+enum { PKRU_OFFSET_INTEL = 2688 }; /* behind AVX-512's components */
 
 /* IA32_ARCH_CAPABILITIES (SDM volume 4): only bits that say "not affected" or "always on". */
 #define ARCH_CAP_RDCL_NO        BIT(0)
@@ -519,6 +520,42 @@ int cpuid_policy_init(struct cpuid_policy *p, u64 tsc_hz, u32 vcpus, struct err 
     struct host_cache cache = {.count = 0};
     struct cpuid_source host = {.query = host_query, .ctx = &cache, .xcr0 = host_xcr0()};
     return cpuid_policy_build(p, &host, tsc_hz, vcpus, err);
+}
+
+/* --- beyond the processor
+ * --------------------------------------------------------------------------- */
+
+static bool template_asks(const struct cpu_template *t, const struct cpuid_bit *b) {
+    for (u32 i = 0; t && i < MIN(t->count, (u32)CPU_TEMPLATE_MAX); i++) {
+        const struct cpu_modifier *m = &t->modifier[i];
+        if (m->leaf == b->leaf && m->subleaf == b->subleaf && m->reg == b->reg &&
+            (m->mask & m->value) >> b->bit & 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Component 9 where Intel's processors have it, or where the saved machine has it. */
+static void pkru_place(struct cpuid_policy *p, const struct cpuid_policy *saved) {
+    u32 at = saved ? saved->pkru_offset : 0;
+    bool good = at >= AVX_OFFSET + AVX_SIZE && at <= XSAVE_AREA_SIZE - PKRU_SIZE && !(at & 7);
+    p->xcr0_allowed |= XCR0_PKRU;
+    p->pkru_offset = good ? at : PKRU_OFFSET_INTEL;
+    p->pkru_aligned = good && saved->pkru_aligned;
+}
+
+void cpuid_policy_emulate(struct cpuid_policy *p, u64 emulates, const struct cpu_template *t,
+                          const struct cpuid_policy *saved) {
+    const struct cpuid_bit *pku = bit_named("pku");
+    bool wanted = template_asks(t, pku) || (saved && bit_offered(saved, pku));
+    if (!(emulates & BIT(FEATURE_PKU)) || !wanted || bit_offered(p, pku)) {
+        return;
+    }
+    pkru_place(p, saved);
+    bit_set(p, pku, true);
+    bits_settle(p);
+    xsave_leaves(p);
 }
 
 static u32 limit_reg(const struct cpuid_entry *entry, u32 count, const struct cpuid_bit *b) {

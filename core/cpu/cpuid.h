@@ -147,6 +147,14 @@ struct cpu_template {
  * not as t wants it: it is not a feature that can be taken away, or cannot be offered. */
 int cpuid_policy_template(struct cpuid_policy *p, const struct cpu_template *t, struct err *err);
 
+/*
+ * Offers, among the features that an engine executes by itself (engine_ops.cpuid_emulates), those
+ * that are asked for and that the processor does not have: by t, or because a saved machine has
+ * them. Either may be NULL; saved may be hostile. Before cpuid_policy_template and _adopt.
+ */
+void cpuid_policy_emulate(struct cpuid_policy *p, u64 emulates, const struct cpu_template *t,
+                          const struct cpuid_policy *saved);
+
 /* Tells the guest another TSC frequency. */
 void cpuid_policy_set_tsc(struct cpuid_policy *p, u64 tsc_hz);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Processors that are narrower than they could be, on request (struct cpu_template). Bits can only
- * be taken away: what the policy does not offer no engine executes. Everything that was asked for
- * is looked up afterwards; whatever did not come true is an error.
+ * be taken away: what the policy does not offer no engine executes. (What an engine executes
+ * without the processor's help cpuid_policy_emulate has added before.) Everything that was asked
+ * for is looked up afterwards; whatever did not come true is an error.
  */
 #include "core/base/fmt.h"
 #include "core/cpu/cpuid.h"

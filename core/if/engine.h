@@ -191,6 +191,8 @@ struct engine_ops {
     /* Optional: narrows a policy (cpuid_policy_limit) to what this engine can offer on this host.
      * Called between cpuid_policy_init and vm_create. */
     int (*cpuid_limit)(struct host *host, struct cpuid_policy *policy, struct err *err);
+    /* BIT(FEATURE_*) of core/cpu/cpuid.h that it offers on processors without them, when asked. */
+    u64 cpuid_emulates;
     int (*vm_create)(struct engine_vm *vm, struct err *err);
     void (*vm_destroy)(struct engine_vm *vm);
     /* RAM of the guest at gpa; flags RAM_* of core/mem/ram.h. Page aligned, never overlapping. */

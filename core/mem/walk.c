@@ -145,9 +145,8 @@ static u32 check_rights(const struct walk *w, struct walk_result *out) {
     if (ok) {
         return 0;
     }
-    bool by_key = w->access == WALK_READ    ? reach && no_read
-                  : w->access == WALK_WRITE ? reach && writable && no_write
-                                            : false;
+    /* told also where other rights are missing (4.7, PK flag) */
+    bool by_key = w->access == WALK_READ ? no_read : w->access == WALK_WRITE && no_write;
     return (u32)(PF_P | (by_key ? PF_PK : 0));
 }
 

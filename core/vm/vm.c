@@ -165,6 +165,9 @@ static int build(struct vm *vm, const struct vm_params *p, struct err *err) {
     if (!rc && p->engine->cpuid_limit) {
         rc = p->engine->cpuid_limit(p->host, &vm->cpuid, err);
     }
+    if (!rc) {
+        cpuid_policy_emulate(&vm->cpuid, p->engine->cpuid_emulates, p->cpu_template, p->cpuid);
+    }
     rc = rc || !p->cpu_template ? rc : cpuid_policy_template(&vm->cpuid, p->cpu_template, err);
     rc = rc || !p->cpuid ? rc : cpuid_policy_adopt(&vm->cpuid, p->cpuid, &vm->cpuid_weaker, err);
     rc = rc ? rc : memory_create(vm, p->memory, err);

@@ -65,7 +65,7 @@ struct vm_params {
     /* A machine to load a saved state into, both NULL otherwise. */
     struct host_ram *ram; /* guest RAM to use, `memory` bytes; taken over (hva becomes
                              NULL) when the machine can be created */
-    const struct cpu_template *cpu_template; /* narrows the processor; NULL: does not */
+    const struct cpu_template *cpu_template; /* wishes for the processor; NULL: none */
     const struct cpuid_policy *cpuid;        /* the processor it had; see cpuid_policy_adopt */
 };
 

@@ -473,6 +473,7 @@ static int soft_debug_set(struct engine_vcpu *ev, const struct engine_debug *deb
 const struct engine_ops soft_engine_ops = {
     .name = "soft",
     .probe = soft_probe,
+    .cpuid_emulates = BIT(FEATURE_PKU), /* XSAVE images and page walks are the engine's own */
     .vm_create = soft_vm_create,
     .vm_destroy = soft_vm_destroy,
     .ram_map = soft_ram_map,

@@ -12,6 +12,10 @@ failed=0
 skipped=0
 
 make -s guest-tests || exit 1
+# protection keys, which soft offers on any host when asked
+config="--config $OUT/cpu.json"
+echo '{"boot-source": {"kernel_image_path": "given by --kernel"}, "cpu-config": {"cpuid_modifiers": [
+    {"leaf": "0x7", "subleaf": "0x0", "flags": 1, "modifiers": [{"register": "ecx", "bitmap": "0b1xxx"}]}]}}' >"$OUT/cpu.json"
 engines=${*:-soft translated kvm}
 [ -z "${QEMU:-}" ] || engines="$engines qemu"
 
@@ -19,9 +23,9 @@ run_guest() { # run_guest ENGINE NAME: exit status of the machine
     case $1 in
     qemu) timeout 30 qemu-system-x86_64 -accel tcg -cpu max -smp 4 -m 64 -display none -serial stdio -monitor none -no-reboot \
         -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev -device virtio-rng-pci,disable-legacy=on -kernel "$OUT/$2.elf" -append loose-chips ;;
-    translated) timeout 120 "$SOSIA" run --quiet --engine soft --translator on --cpus 4 --memory 64M --test-devices \
+    translated) timeout 120 "$SOSIA" run --quiet $config --engine soft --translator on --cpus 4 --memory 64M --test-devices \
         --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;
-    soft) timeout 120 "$SOSIA" run --quiet --engine soft --translator off --cpus 4 --memory 64M --test-devices \
+    soft) timeout 120 "$SOSIA" run --quiet $config --engine soft --translator off --cpus 4 --memory 64M --test-devices \
         --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;
     *) timeout 120 "$SOSIA" run --quiet --engine "$1" --cpus 4 --memory 64M --test-devices \
         --kernel "$OUT/$2.elf" --cmdline "$cmdline" ;;

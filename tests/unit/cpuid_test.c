@@ -286,6 +286,40 @@ static void test_everything_amd(void **state) {
     assert_int_equal(v[0] | v[1] | v[2] | v[3], 0);
 }
 
+/* Protection keys where the processor has none: only when asked for and the engine emulates them.
+ */
+static void test_emulated(void **state) {
+    (void)state;
+    struct fake_cpu cpu;
+    const struct cpu_template ask = {.count = 1,
+                                     .modifier = {{.leaf = 7, .reg = 2, .mask = 8, .value = 8}}};
+    struct cpu_template refuse = ask;
+    refuse.modifier[0].value = 0;
+    fake_everything(&cpu, false);
+    struct cpuid_policy saved = fake_policy(&cpu, 0x602e7, 1), p = fake_policy(&cpu, 7, 1), q = p;
+    assert_false(cpuid_policy_has(&p, "pku"));
+    cpuid_policy_emulate(&p, 0, &ask, &saved);
+    cpuid_policy_emulate(&p, BIT(FEATURE_PKU), NULL, NULL);
+    cpuid_policy_emulate(&p, BIT(FEATURE_PKU), &refuse, NULL);
+    assert_memory_equal(&p, &q, sizeof(p));
+    assert_int_equal(cpuid_policy_template(&p, &ask, NULL), -ERR_UNSUPPORTED);
+    cpuid_policy_emulate(&p, BIT(FEATURE_PKU), &ask, NULL);
+    assert_int_equal(cpuid_policy_template(&p, &ask, NULL), 0);
+    assert_true(p.features & BIT(FEATURE_PKU));
+    assert_int_equal(p.pkru_offset, 2688);
+    check_policy(&p);
+    u64 weaker;
+    saved.pkru_offset = 2432; /* AMD's place */
+    cpuid_policy_emulate(&q, BIT(FEATURE_PKU), NULL, &saved);
+    assert_int_equal(q.pkru_offset, 2432);
+    assert_int_equal(cpuid_policy_adopt(&q, &saved, &weaker, NULL), 0);
+    q = fake_policy(&cpu, 7, 1);
+    saved.pkru_offset = 0xfff8;
+    cpuid_policy_emulate(&q, BIT(FEATURE_PKU), NULL, &saved);
+    assert_int_equal(q.pkru_offset, 2688);
+    assert_int_equal(cpuid_policy_adopt(&q, &saved, &weaker, NULL), -ERR_UNSUPPORTED);
+}
+
 /* The system has not enabled AVX, or the processor is old: what builds on it goes too. */
 static void test_without_avx(void **state) {
     (void)state;
@@ -448,12 +482,13 @@ static void test_template(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host_subset),    cmocka_unit_test(test_host_offsets),
-        cmocka_unit_test(test_topology),       cmocka_unit_test(test_everything_intel),
-        cmocka_unit_test(test_everything_amd), cmocka_unit_test(test_without_avx),
-        cmocka_unit_test(test_too_old),        cmocka_unit_test(test_limit),
-        cmocka_unit_test(test_clock),          cmocka_unit_test(test_hypervisor),
-        cmocka_unit_test(test_print),          cmocka_unit_test(test_template),
+        cmocka_unit_test(test_host_subset), cmocka_unit_test(test_host_offsets),
+        cmocka_unit_test(test_topology),    cmocka_unit_test(test_everything_intel),
+        cmocka_unit_test(test_emulated),    cmocka_unit_test(test_everything_amd),
+        cmocka_unit_test(test_without_avx), cmocka_unit_test(test_too_old),
+        cmocka_unit_test(test_limit),       cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_hypervisor),  cmocka_unit_test(test_print),
+        cmocka_unit_test(test_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -255,6 +255,16 @@ static inline struct sm *sm_create(void) {
     return m;
 }
 
+/* Protection keys, whether the host has them or not. */
+static inline void sm_offer_pku(struct sm *m) {
+    const struct cpu_template t = {.count = 1,
+                                   .modifier = {{.leaf = 7, .reg = 2, .mask = 8, .value = 8}}};
+    cpuid_policy_emulate(&m->policy, m->vm.ops->cpuid_emulates, &t, NULL);
+    if (!cpuid_policy_has(&m->policy, "pku")) {
+        sm_fail("no protection keys");
+    }
+}
+
 static inline void sm_destroy(struct sm *m) {
     m->vm.ops->vcpu_destroy(&m->vcpu);
     m->vm.ops->vm_destroy(&m->vm);

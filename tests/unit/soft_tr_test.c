@@ -303,6 +303,41 @@ static void test_share_fault(void **state) {
     assert_int_equal(sm_get(m, pt, 8) & 0x60, 0x60);
 }
 
+/* A loop reads and writes under all rights, then, by way of rights that it takes from itself, once
+ * more: what it has looked up before must not let it. */
+static void pkru_taken(const char *change, u64 rip, u32 error) {
+    u64 image = 0x60000, data = 0x280000; /* in the second large page, which has key 1 */
+    sm_setup(m, SM_LONG, 3);
+    m->s.cr4 |= CR4_PKE | CR4_OSXSAVE;
+    m->s.xcr0 |= XCR0_PKRU;
+    sm_put(m, SM_PT + 0x2008, 8, 0x200087 | BIT(59));
+    sm_put(m, image + 512, 8, XCR0_PKRU);
+    sm_put(m, image + m->policy.pkru_offset, 8, 1 << 2); /* AD */
+    m->s.gpr[GPR_RBP] = image;
+    /* 0: mov esi, 32; 1: mov bl, [data]; mov [data+1], bl; dec esi; jnz 1b; inc edi; cmp edi, 2;
+     * jne 2f; hlt; 2: change; jmp 0b */
+    u32 n = sm_hex(m, SM_CODE, "be20000000 8a1c2500002800 881c2501002800 ffce 75ee ffc7 83ff02");
+    n += sm_hex(m, SM_CODE + n, "7501 f4");
+    n += sm_hex(m, SM_CODE + n, change);
+    sm_hex(m, SM_CODE + n, "e9d0ffffff");
+    assert_int_equal(n, 43);
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_PF);
+    assert_int_equal(sm_frame(m, 0, 8), error);
+    assert_int_equal(sm_frame(m, 1, 8), SM_CODE + rip);
+    assert_int_equal(m->s.cr2, rip == 5 ? data : data + 1);
+    assert_int_equal(m->s.gpr[GPR_RDI], 1);
+}
+
+static void test_pkru(void **state) {
+    (void)state;
+    sm_offer_pku(m);
+    pkru_taken("31c9 31d2 b808000000 0f01ef", 12, 0x27); /* wrpkru: WD */
+    pkru_taken("31c9 31d2 b804000000 0f01ef", 5, 0x25);  /* AD */
+    pkru_taken("b800020000 31d2 0fae6d00 90", 5, 0x25);  /* xrstor */
+    pkru_taken("b800020000 31d2 480fae6d00", 5, 0x25);   /* xrstor64 */
+}
+
 /* --- 32-bit code -------------------------------------------------------------------------------
  */
 
@@ -384,6 +419,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_share_fault, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32_gs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_pkru, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_counters, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
