@@ -16,8 +16,9 @@
 
 #include "cmd/cmd.h"
 #include "cmd/control_client.h"
+#include "cmd/terminal.h"
 
-enum { ESCAPE_DEFAULT = 0x1d /* ^] */, CHUNK = 4096 };
+enum { CHUNK = 4096 };
 
 struct request_words {
     const char *verb, *port;
@@ -84,16 +85,6 @@ static int report(const char *verb, const struct err *err) {
 
 /* --- console ---------------------------------------------------------------------------------- */
 
-static bool terminal_raw(struct termios *saved) {
-    struct termios t;
-    if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, saved)) {
-        return false;
-    }
-    t = *saved;
-    cfmakeraw(&t);
-    return !tcsetattr(STDIN_FILENO, TCSANOW, &t);
-}
-
 enum key { KEY_MORE, KEY_LEAVE, KEY_END };
 
 /* Keys to the machine, up to the escape character. */
@@ -142,8 +133,9 @@ static int console_run(const char *machine, const struct request_words *w, int e
     }
     bool raw = terminal_raw(&saved);
     if (raw && escape >= 0) {
-        fprintf(stderr, "sosia: attached to %s; %s%c leaves\r\n", machine, escape < 32 ? "^" : "",
-                escape < 32 ? escape + 64 : escape);
+        char key[4];
+        escape_name(escape, key);
+        fprintf(stderr, "sosia: attached to %s; %s leaves\r\n", machine, key);
     }
     bool left = console_copy(fd, escape);
     if (raw) {
@@ -152,17 +144,6 @@ static int console_run(const char *machine, const struct request_words *w, int e
                 machine);
     }
     return 0;
-}
-
-/* "^]", "^A", a single character, or "none". -2: none of these. */
-static int escape_parse(const char *text) {
-    if (!strcmp(text, "none")) {
-        return -1;
-    }
-    if (text[0] == '^' && text[1] && !text[2]) {
-        return text[1] & 0x1f;
-    }
-    return text[0] && !text[1] ? (unsigned char)text[0] : -2;
 }
 
 int cmd_console(int argc, char **argv) {

@@ -12,7 +12,7 @@ int balloon_option_parse(struct balloon_config *b, char *text, struct err *err);
 
 struct vsock_option {
     u64 cid;          /* 0: no such device */
-    const char *path; /* of the Unix socket */
+    const char *path; /* of the Unix socket; NULL: none, only `sosia exec` comes in */
 };
 
 /* "3,path=SOCKET" */

@@ -89,7 +89,7 @@ static int seed_open(struct machine *m, struct err *err) {
 static int vsock_open(struct machine *m, struct err *err) {
     const struct vsock_option *o = &m->o.vsock;
     m->cfg.vsock.cid = o->cid;
-    return o->cid && o->path ? vsock_unix_open(m->lh, o->path, &m->cfg.vsock.backend, err) : 0;
+    return o->cid ? vsock_unix_open(m->lh, o->path, &m->cfg.vsock.backend, err) : 0;
 }
 
 /* --- files ------------------------------------------------------------------------------------ */

@@ -36,6 +36,8 @@ static const struct verb verbs[] = {
     {"resume", cmd_resume, "let a paused machine go on"},
     {"balloon", cmd_balloon, "ask a guest to give up memory, or take it back"},
     {"console", cmd_console, "attach to a machine's console"},
+    {"exec", cmd_exec, "run a command in a guest, by the agent there"},
+    {"cp", cmd_cp, "copy a file into a guest or out of it"},
     {"logs", cmd_logs, "show a machine's log and what its console said"},
     {"wait", cmd_wait, "wait for a machine's end; its exit status"},
     {"top", cmd_top, "show what the running machines do, again and again"},

@@ -272,6 +272,33 @@ static int handle_balloon(void *ctx, struct control_call *call, struct err *err)
     return 0;
 }
 
+/* --- sockets of the guest ----------------------------------------------------------------------
+ */
+
+/* {"request": "vsock", "port": 512} and one stream socket, which becomes a connection to that port
+ * of the guest: "OK NUMBER\n" comes when the guest takes it, the end of it when not. */
+static int handle_vsock(void *ctx, struct control_call *call, struct err *err) {
+    struct machine *m = ctx;
+    const json_t *port = json_object_get(call->request, "port");
+    json_int_t n = json_integer_value(port);
+    if (!m->cfg.vsock.backend) {
+        return ERR_SET(err, ERR_STATE,
+                       "the machine has no sockets to its guest; start it with --agent or --vsock");
+    }
+    if (!json_is_integer(port) || n < 0 || n > UINT32_MAX) {
+        return ERR_SET(err, ERR_INVAL, "port: not a number from 0 to 4294967295");
+    }
+    if (call->fd_count != 1) {
+        return ERR_SET(err, ERR_INVAL, "a socket must come with this request");
+    }
+    int rc = vsock_unix_adopt(m->cfg.vsock.backend, call->fd[0], (u32)n);
+    if (rc) {
+        return ERR_SET(err, (enum err_code) - rc, "too many connections to the guest");
+    }
+    call->fd[0] = -1;
+    return 0;
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static const struct control_verb verbs[] = {
@@ -286,6 +313,7 @@ static const struct control_verb verbs[] = {
     {"logs", handle_logs},
     {"stats", handle_stats},
     {"balloon", handle_balloon},
+    {"vsock", handle_vsock},
 };
 
 static int name_take(struct machine *m, struct err *err) {

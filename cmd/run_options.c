@@ -11,6 +11,7 @@
 #include "cmd/consoles.h"
 #include "core/board/config.h"
 #include "core/if/trace.h"
+#include "core/virtio/vsock.h"
 
 enum option_id {
     OPT_ENGINE = 256,
@@ -38,6 +39,7 @@ enum option_id {
     OPT_RNG,
     OPT_BALLOON,
     OPT_VSOCK,
+    OPT_AGENT,
     OPT_CLOUD_INIT,
     OPT_QUIET,
     OPT_STATS,
@@ -77,6 +79,7 @@ static const struct option long_options[] = {
     {"rng", required_argument, NULL, OPT_RNG},
     {"balloon", required_argument, NULL, OPT_BALLOON},
     {"vsock", required_argument, NULL, OPT_VSOCK},
+    {"agent", no_argument, NULL, OPT_AGENT},
     {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
@@ -134,6 +137,8 @@ static const char help_text[] =
     "                           what cloud-init in the guest is to do, on a read-only disk\n"
     "  --vsock CID,path=SOCKET  sockets between programs of the guest and the host, as in "
     "Firecracker\n"
+    "  --agent                  let `sosia exec` and `sosia cp` reach the guest's agent; --vsock "
+    "does, too\n"
     "  --balloon [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]\n"
     "                           a memory balloon: what the guest does not use goes back to the "
     "host\n"
@@ -476,6 +481,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_cloud_init(o, arg, err);
     case OPT_VSOCK:
         return parse_vsock(o, arg, err);
+    case OPT_AGENT:
+        o->vsock.cid = o->vsock.cid ? o->vsock.cid : VSOCK_CID_MIN;
+        return 0;
     case OPT_BALLOON:
         return parse_balloon(o, arg, err);
     case OPT_STATS:

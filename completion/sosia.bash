@@ -3,11 +3,11 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console --serial --name --detach --log
-        --virtio-console --debugcon --transport --rng --cloud-init --vsock --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
+        --virtio-console --debugcon --transport --rng --cloud-init --vsock --agent --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run snapshot restore clone engine api jail image verify cpu sensitivity switch ls stop kill pause resume balloon console logs wait top stats version help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run snapshot restore clone engine api jail image verify cpu sensitivity switch ls stop kill pause resume balloon console exec cp logs wait top stats version help --help --version" -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -55,8 +55,19 @@ _sosia() {
         esac
         return
     fi
+    case ${COMP_WORDS[1]}$cur in
+    exec-*)
+        mapfile -t COMPREPLY < <(compgen -W "--tty --escape --user --env --cwd --timeout --wait --set-time --help" -- "$cur")
+        return
+        ;;
+    cp*)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -W "--help" -- "$cur")
+        return
+        ;;
+    esac
     case ${COMP_WORDS[1]} in
-    stop | kill | pause | resume | balloon | console | logs | wait | stats)
+    exec | stop | kill | pause | resume | balloon | console | logs | wait | stats)
         mapfile -t COMPREPLY < <(compgen -W "$(sosia stats 2>/dev/null | cut -d' ' -f1)" -- "$cur")
         return
         ;;

@@ -127,6 +127,11 @@ busybox_root() {
     done
 }
 
+# agent_build FILE: the agent that `sosia exec` talks to, for 64-bit guests.
+agent_build() {
+    gcc -std=gnu11 -Os -Wall -Wextra -Werror -D_GNU_SOURCE -I. -static -s -o "$1" guests/agent/agent.c
+}
+
 # pack_initramfs DIR FILE: newc archive, uncompressed: unpacking it costs the guest nothing.
 pack_initramfs() {
     (cd "$1" && find . -print0 | LC_ALL=C sort -z |

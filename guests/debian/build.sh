@@ -14,7 +14,8 @@ extra=${PACKAGES:-}
 sosia=${SOSIA:-build/sosia}
 
 [ "$(id -u)" -eq 0 ] || { echo "debian image: needs root to unpack a system" >&2 && exit 1; }
-if [ -f "$out/debian.qcow2" ] && [ ! guests/debian/build.sh -nt "$out/debian.qcow2" ]; then
+if [ -f "$out/debian.qcow2" ] && [ ! guests/debian/build.sh -nt "$out/debian.qcow2" ] &&
+    [ ! guests/agent/agent.c -nt "$out/debian.qcow2" ]; then
     echo "guest debian: $out/debian.qcow2"
     exit 0
 fi
@@ -56,6 +57,11 @@ printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStart
 key >"$root/root/.ssh/authorized_keys"
 chmod 700 "$root/root/.ssh"
 chroot "$root" passwd -q -d root
+# what answers `sosia exec` (docs/exec.md)
+agent_build "$root/usr/local/sbin/sosia-agent"
+cp guests/agent/sosia-agent.service "$root/etc/systemd/system/"
+cp guests/agent/90-sosia-agent.rules "$root/etc/udev/rules.d/"
+echo vmw_vsock_virtio_transport >"$root/etc/modules-load.d/sosia-agent.conf"
 chroot "$root" systemctl -q enable systemd-networkd systemd-resolved ssh serial-getty@ttyS0
 # nothing waits for the network before the login prompt
 chroot "$root" systemctl -q mask systemd-networkd-wait-online.service

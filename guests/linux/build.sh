@@ -12,10 +12,11 @@ cd "$(dirname "$0")/../.."
 for meta in "${@:-cloud-amd64}"; do
     out=$GUESTS/linux-$meta
     # made already, and the recipe has not changed since
-    if [ -f "$out/initrd.img" ] && [ "$out/initrd.img" -nt guests/linux/init ] &&
-        [ "$out/initrd.img" -nt guests/linux/build.sh ] && [ "$out/initrd.img" -nt guests/lib.sh ]; then
-        continue
-    fi
+    fresh=yes
+    for f in guests/linux/init guests/linux/build.sh guests/lib.sh guests/agent/agent.c cmd/agent_proto.h; do
+        [ "$out/initrd.img" -nt "$f" ] || fresh=
+    done
+    [ -z "$fresh" ] || continue
     mkdir -p "$out"
     echo "guest linux-$meta: $(kernel_package "$meta")"
     cp "$(kernel_image "$meta")" "$out/vmlinuz"
@@ -24,7 +25,9 @@ for meta in "${@:-cloud-amd64}"; do
     fi
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root" "$(arch_of "$meta")"
-    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net virtiofs button evdev
+    copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net virtiofs button evdev \
+        vmw_vsock_virtio_transport
+    case $meta in 686*) ;; *) agent_build "$root/bin/sosia-agent" ;; esac # 32-bit guests have none
     mkdir -p "$root/etc/udhcpc"
     cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
     cp guests/linux/init "$root/init"

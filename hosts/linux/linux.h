@@ -170,9 +170,13 @@ int share_open(struct linux_host *lh, const char *path, bool readonly, struct sh
                struct err *err);
 
 /* Sockets of the guest as Unix sockets: path for programs of the host that connect, path_PORT for
- * those that listen. A stale socket at path is replaced; it is removed at the end. */
+ * those that listen. A stale socket at path is replaced; it is removed at the end. path NULL: no
+ * such sockets, only what vsock_unix_adopt brings. */
 int vsock_unix_open(struct linux_host *lh, const char *path, struct vsock_backend **out,
                     struct err *err);
+/* fd, a stream socket, becomes a connection to the guest's port, as if its other end had connected
+ * and sent "CONNECT PORT". On the event thread. 0, and fd is the back end's, or -ERR_NOSPACE. */
+int vsock_unix_adopt(struct vsock_backend *be, int fd, u32 port);
 
 /* Networks. Each has a thread of its own while a device is connected. */
 

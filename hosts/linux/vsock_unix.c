@@ -110,7 +110,7 @@ static int dial(const struct vsock_unix *u, u32 port) {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     char name[sizeof(u->path) + PORT_DIGITS];
     int len = snprintf(name, sizeof(name), "%s_%u", u->path, port);
-    if (len < 0 || (size_t)len >= sizeof(to.sun_path)) {
+    if (!u->path[0] || len < 0 || (size_t)len >= sizeof(to.sun_path)) {
         return -1; /* vsock_unix_open has seen to that there is room */
     }
     memcpy(to.sun_path, name, (size_t)len);
@@ -270,9 +270,28 @@ static bool accept_one(struct vsock_unix *u) {
     return true;
 }
 
+int vsock_unix_adopt(struct vsock_backend *be, int fd, u32 port) {
+    struct vsock_unix *u = unix_of(be);
+    int flags = fcntl(fd, F_GETFL);
+    pthread_mutex_lock(&u->lock);
+    int n = u->running ? sock_take(u, OPEN, fd) : -ERR_NOSPACE;
+    if (n >= 0 && (fcntl(fd, F_SETFL, flags | O_NONBLOCK) || sock_watch(u, (u32)n))) {
+        u->sock[n].fd = -1;
+        sock_close(&u->sock[n], FREE);
+        n = -ERR_NOSPACE;
+    }
+    pthread_mutex_unlock(&u->lock);
+    if (n >= 0) {
+        be->incoming(be->device, (u32)n, port);
+    }
+    return n < 0 ? n : 0;
+}
+
 static void accept_again(void *ctx) {
     struct vsock_unix *u = ctx;
-    set_add(u, u->listener, EPOLLIN, LISTENER);
+    if (u->listener >= 0) {
+        set_add(u, u->listener, EPOLLIN, LISTENER);
+    }
 }
 
 /* --- events ----------------------------------------------------------------------------------- */
@@ -457,6 +476,9 @@ static int unix_open(struct vsock_unix *u, struct err *err) {
     if (!u->timer || u->epoll < 0) {
         return ERR_SET(err, ERR_NOMEM, "vsock: out of memory or descriptors");
     }
+    if (!u->path[0]) {
+        return 0;
+    }
     linux_fence_need(u->lh, FENCE_UNIX);
     int rc = linux_fence_folder_of(u->lh, u->path, FENCE_SOCKETS);
     return rc ? ERR_SET(err, ERR_NOMEM, "vsock: out of memory") : listener_open(u, err);
@@ -464,7 +486,7 @@ static int unix_open(struct vsock_unix *u, struct err *err) {
 
 int vsock_unix_open(struct linux_host *lh, const char *path, struct vsock_backend **out,
                     struct err *err) {
-    size_t len = strlen(path);
+    size_t len = path ? strlen(path) : 0;
     struct vsock_unix *u = calloc(1, sizeof(*u));
     if (!u) {
         return ERR_SET(err, ERR_NOMEM, "vsock: out of memory");
@@ -476,11 +498,11 @@ int vsock_unix_open(struct linux_host *lh, const char *path, struct vsock_backen
         u->sock[n].fd = -1;
     }
     int rc = 0;
-    if (!len || len + PORT_DIGITS >= sizeof(u->path)) {
+    if (path && (!len || len + PORT_DIGITS >= sizeof(u->path))) {
         rc = ERR_SET(err, ERR_INVAL, "vsock: socket %.120s: a name has 1 to %zu characters", path,
                      sizeof(u->path) - PORT_DIGITS - 1);
     } else {
-        memcpy(u->path, path, len + 1);
+        memcpy(u->path, path ? path : "", len + 1);
         rc = unix_open(u, err);
     }
     if (rc) {

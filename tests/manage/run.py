@@ -6,6 +6,7 @@ usage: tests/manage/run.py [CASE...]
 Real machines on the software engine, in a runtime directory of their own. Every wait is for a
 condition, with a generous limit.
 """
+import fcntl
 import json
 import os
 import pty
@@ -14,9 +15,11 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -90,13 +93,13 @@ def booted(name):
 
 
 class Attached:
-    """`sosia console` on a pseudo-terminal."""
+    """`sosia console`, or the command given, on a pseudo-terminal."""
 
-    def __init__(self, name, *args):
+    def __init__(self, name, *args, command=None):
         self.text = b""
         self.pid, self.fd = pty.fork()
         if not self.pid:
-            os.execv(SOSIA, ["sosia", "console", *args, name])
+            os.execv(SOSIA, command or ["sosia", "console", *args, name])
 
     def read(self, what):
         """Until what has come; the text so far is forgotten then."""
@@ -374,8 +377,99 @@ def case_unit(tmp):
     expect(not mine, "systemd-analyze: %s" % mine)
 
 
+def in_guest(name, *args, status=0, data=b"", err=None):
+    """Standard output of `sosia exec`."""
+    p = subprocess.run([SOSIA, "exec", name, *args], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       timeout=LIMIT, check=False)
+    expect(p.returncode == status, "exec %s: status %d, not %d: %r" % (args, p.returncode, status, p.stderr[-300:]))
+    expect(err is None or err in p.stderr, "exec %s: %r" % (args, p.stderr[-300:]))
+    return p.stdout
+
+
+def case_exec(tmp):
+    """Commands in the guest: status, streams, users, signals, times, 10 MB each way, files."""
+    name = start("--name", "exec", "--agent")
+    expect(in_guest(name, "--wait", str(LIMIT), "--", "echo", "a  b") == b"a  b\n", "echo")
+    out = in_guest(name, "--", "sh", "-c", "echo out; echo err >&2; exit 7", status=7, err=b"err")
+    expect(out == b"out\n", "streams: %r" % out)
+    in_guest(name, "sh", "-c", "kill -9 $$", status=137)
+    in_guest(name, "no-such-program", status=127, err=b"No such file")
+    in_guest(name, "/etc", status=126, err=b"denied")
+    in_guest(name, "--cwd", "/nowhere", "true", status=127, err=b"/nowhere")
+    in_guest(name, "--user", "nobody-here", "true", status=126, err=b"no such user")
+    in_guest(name, "--timeout", "0.2", "sleep", "1000", status=124, err=b"too long")
+    out = in_guest(name, "--user", "1000", "--cwd", "/tmp", "--env", "A=b c", "sh", "-c", "id -u; pwd; echo $A; cat",
+                   data=b"input")
+    expect(out == b"1000\n/tmp\nb c\ninput", "user, folder, environment, input: %r" % out)
+    data = os.urandom(1000) * 10000
+    expect(in_guest(name, "cat", data=data) == data, "10 MB there and back")
+    in_guest(name, "true", data=data)  # who does not read what comes
+    expect(in_guest(name, "sh", "-c", "sleep 1000 & echo on") == b"on\n", "a process left behind does not hold it up")
+    p = subprocess.Popen([SOSIA, "exec", name, "sh", "-c", "trap 'echo got; exit 9' TERM; echo set; while :; do sleep 0.1; done"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    expect(p.stdout.readline() == b"set\n", "trap")
+    p.send_signal(signal.SIGTERM)
+    expect(p.communicate(timeout=LIMIT)[0] == b"got\n" and p.returncode == 9, "a signal is passed: %d" % p.returncode)
+    p = subprocess.Popen([SOSIA, "exec", name, "sleep", "4321"], stdin=subprocess.DEVNULL)
+    sleeps = lambda: b"sleep 4321" in in_guest(name, "ps")  # noqa: E731
+    wait_for("the command", sleeps)
+    p.kill()
+    p.wait(LIMIT)
+    wait_for("the end of a command whose client is gone", lambda: not sleeps())
+    path = os.path.join(tmp, "file")
+    with open(path, "wb") as f:
+        f.write(data[:300000])
+    os.chmod(path, 0o750)
+    sosia("cp", path, name + ":/tmp")
+    expect(in_guest(name, "stat", "-c", "%a %s", "/tmp/file") == b"750 300000\n", "cp: mode and size")
+    sosia("cp", name + ":/tmp/file", path + "2")
+    with open(path + "2", "rb") as f:
+        expect(f.read() == data[:300000], "cp: there and back")
+    expect("No such file" in complaint("cp", name + ":/nothing", path + "3", status=1), "cp: nothing to copy")
+    expect(sorted(os.listdir(tmp))[:2] == ["file", "file2"], "cp leaves nothing: %s" % os.listdir(tmp))
+    in_guest(name, "date", "-s", "2001-01-01")
+    in_guest(name, "--set-time")
+    expect(abs(int(in_guest(name, "date", "+%s")) - time.time()) < LIMIT, "--set-time")
+    sosia("kill", name)
+
+
+def case_exec_terminal(_tmp):
+    """A terminal of its own: its size, keys, the key that leaves; the guest's end in the middle; no agent."""
+    name = start("--name", "term", "--agent")
+    in_guest(name, "--wait", str(LIMIT), "true")
+    t = Attached(name, command=["sosia", "exec", name, "-t", "--env", "PS1=$ ", "sh"])
+    t.read(b"$ ")
+    fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    t.write(b"tty; stty size; stty size | tr 37 48; echo $((40+2))-end\n")
+    t.read(b"/dev/pts/")
+    t.read(b"33 77")
+    t.read(b"42-end")
+    t.write(b"sleep 1000\n")
+    t.read(b"sleep 1000")
+    wait_for("the command", lambda: b"sleep 1000" in in_guest(name, "ps"))
+    t.write(b"\x03")  # to the command, not to sosia
+    t.read(b"$ ")
+    t.write(b"exit 5\n")
+    expect(t.left() == 5, "status")
+    t = Attached(name, command=["sosia", "exec", name, "-t", "cat"])
+    wait_for("the command", lambda: b" cat" in in_guest(name, "ps"))
+    t.write(b"\x1d")
+    expect(t.left() == 129, "^] leaves")
+    p = subprocess.Popen([SOSIA, "exec", name, "sleep", "1000"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for("the command", lambda: b"sleep 1000" in in_guest(name, "ps"))
+    sosia("kill", name)
+    expect(b"has ended" in p.communicate(timeout=LIMIT)[1] and p.returncode == 125, "killed in the middle")
+    in_guest("none-of-this-name", "true", status=125, err=b"no machine")
+    name = start("--name", "deaf", cmdline="sosia.nomodules")
+    in_guest(name, "true", status=125, err=b"--agent")
+    sosia("kill", name)
+    name = start("--name", "deaf", "--agent", cmdline="sosia.nomodules")
+    in_guest(name, "true", status=125, err=b"no agent answers")
+    sosia("kill", name)
+
+
 CASES = [case_life, case_console, case_pause, case_stale, case_serial, case_metrics, case_refused, case_others,
-         case_unit]
+         case_exec, case_exec_terminal, case_unit]
 
 
 def main():

@@ -216,6 +216,39 @@ static void test_dial(void **state) {
     teardown();
 }
 
+/* A socket of the caller's becomes a connection, also where there is no name to connect to. */
+static void test_adopt(void **state) {
+    struct err err = {0};
+    char reply[16] = "";
+    int pair[2];
+    (void)state;
+    real_host_setup(&h, false);
+    assert_int_equal(vsock_unix_open(h.lh, NULL, &be, &err), 0);
+    be->incoming = on_incoming;
+    be->connected = on_connected;
+    be->event = on_event;
+    incoming_sock = -1;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    assert_int_equal(vsock_unix_adopt(be, pair[1], 512), -ERR_NOSPACE); /* no device yet */
+    assert_int_equal(get(&incoming_sock), -1);
+    be->ops->start(be);
+    assert_int_equal(vsock_unix_adopt(be, pair[1], 512), 0);
+    assert_int_equal(get(&incoming_port), 512);
+    u32 n = (u32)get(&incoming_sock);
+    be->ops->accepted(be, n, 7);
+    assert_int_equal(read(pair[0], reply, sizeof(reply)), 5);
+    assert_memory_equal(reply, "OK 7\n", 5);
+    struct iov v = {reply, sizeof(reply)};
+    assert_int_equal(be->ops->read(be, n, &v, 1), -ERR_AGAIN); /* it does not block */
+    assert_true(be->ops->connect(be, 5) >= 0);                 /* which nobody can be there for */
+    be->ops->close(be, n);
+    assert_true(closed(pair[0]));
+    close(pair[0]);
+    be->ops->stop(be);
+    be->ops->destroy(be);
+    real_host_teardown(&h);
+}
+
 /* As many as there are numbers; then none, until one is given back. */
 static void test_numbers(void **state) {
     (void)state;
@@ -271,8 +304,8 @@ static void test_names(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greeting), cmocka_unit_test(test_bad_greetings),
-        cmocka_unit_test(test_dial),     cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_dial),     cmocka_unit_test(test_adopt),
+        cmocka_unit_test(test_numbers),  cmocka_unit_test(test_names),
     };
     if (!mkdtemp(dir)) {
         return 1;
