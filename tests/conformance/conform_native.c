@@ -114,7 +114,7 @@ void enter_case(void);
 extern const u8 exit_begin[], exit_rest[], exit_end[];
 
 enum { IDLE, BATCH_0, BATCH_1 };
-enum { HANG_MS = 1000, SLEEP_QUARTERS = 8, STACK_BYTES = 1 << 16 };
+enum { HANG_MS = 1000, SLEEP_QUARTERS = 8, START_TRIES = 6000, STACK_BYTES = 1 << 16 };
 
 struct shared {
     struct cf_batch batch[2];
@@ -546,10 +546,11 @@ struct cf_native *cf_native_create(void) {
         return NULL;
     }
     cf_native_start(&n, 0); /* an empty batch: is it there? */
-    for (u32 i = 0; i < 100 && __atomic_load_n(&shared->work, __ATOMIC_SEQ_CST) != IDLE; i++) {
+    for (u32 i = 0; __atomic_load_n(&shared->work, __ATOMIC_SEQ_CST) != IDLE; i++) {
         int status;
-        if (waitpid(n.pid, &status, WNOHANG) == n.pid) {
-            n.pid = 0;
+        if (waitpid(n.pid, &status, WNOHANG) == n.pid || i >= START_TRIES) {
+            n.pid = i >= START_TRIES ? n.pid : 0;
+            child_end(&n);
             return NULL;
         }
         usleep(20000);
