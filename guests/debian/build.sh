@@ -4,18 +4,21 @@
 # A Debian 12 system on a disk image: build/guests/debian/debian.qcow2 with the kernel and initial RAM disk
 # from it beside. ext4 on the whole disk, systemd, DHCP by systemd-networkd, ssh, login on ttyS0: root
 # without a password there; over ssh with the key id_ed25519 beside the image (made here, or SSH_KEY=FILE.pub).
-# Needs root, as debootstrap does. SIZE=4G and PACKAGES="..." may be given.
+# Needs root, as debootstrap does. SIZE=4G and PACKAGES="..." may be given; CLOUD_INIT=1 makes a system that is set up by
+# cloud-init at its first start (sosia run --cloud-init), in build/guests/debian-cloud.
 set -eu
 cd "$(dirname "$0")/../.."
 . guests/lib.sh
-out=${1:-$GUESTS/debian}
+out=${1:-$GUESTS/debian${CLOUD_INIT:+-cloud}}
 size=${SIZE:-4G}
-extra=${PACKAGES:-}
+extra=$(echo ${PACKAGES:-} ${CLOUD_INIT:+cloud-init} | tr ' ' ',')
+recipe="$size $extra"
 sosia=${SOSIA:-build/sosia}
 
 [ "$(id -u)" -eq 0 ] || { echo "debian image: needs root to unpack a system" >&2 && exit 1; }
 if [ -f "$out/debian.qcow2" ] && [ ! guests/debian/build.sh -nt "$out/debian.qcow2" ] &&
-    [ ! guests/agent/agent.c -nt "$out/debian.qcow2" ]; then
+    [ ! guests/agent/agent.c -nt "$out/debian.qcow2" ] &&
+    [ "$(cat "$out/recipe" 2>/dev/null)" = "$recipe" ]; then
     echo "guest debian: $out/debian.qcow2"
     exit 0
 fi
@@ -75,4 +78,5 @@ mke2fs -q -t ext4 -L root -E lazy_itable_init=1 -d "$root" "$work/raw"
 "$sosia" image convert "$work/raw" "$work/debian.qcow2"
 mv "$work/vmlinuz" "$work/initrd.img" "$out/"
 mv "$work/debian.qcow2" "$out/debian.qcow2"
+echo "$recipe" >"$out/recipe"
 echo "guest debian: $out/debian.qcow2"
