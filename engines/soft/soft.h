@@ -170,7 +170,13 @@ struct soft_vcpu {
     struct tr_jump {   /* indirect jumps: rip -> generated code (tr_jump_of) */
         u64 rip, host;
     } tr_jump[1 << 15] ALIGNED(32);
-    u64 *tr_seen;                        /* tr_page.c: of the present address space */
+    u64 *tr_seen; /* tr_page.c: of the present address space */
+    /* Floating traces (tr_page.c): what their addresses are off by, what stands for that and
+     * jump_key; and for those of late, by (delta >> PAGE_SHIFT) % its length. */
+    u64 tr_delta, tr_here;
+    struct tr_here {
+        u64 delta, key, id, unused;
+    } tr_heres[256];
     struct engine_tr_counted tr_counted; /* by generated code, when it is asked to */
     u8 tr_turns[16]; /* lock-step: the trace entered n-th stores byte n to the request word */
 

@@ -391,7 +391,8 @@ static bool at_the_end(const struct soft_vcpu *c, u64 rip) {
 static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
     struct soft_tr *t = c->tr;
     u64 page = rip & ~PAGE_MASK;
-    t->rip = rip;
+    t->floats = tr_floats(c, rip);
+    t->rip = t->floats ? rip - c->tr_delta : rip;
     t->gpa = b->gpa;
     t->mode = c->mode;
     t->second_page = b->crosses ? code_page(c, page + PAGE_SIZE, b->second_gpa) : NULL;
@@ -402,13 +403,14 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
     }
     t->block = t->block_count++;
     struct tr_block *n = &t->blocks[t->block];
-    *n = (struct tr_block){.rip = rip,
+    *n = (struct tr_block){.rip = t->rip,
+                           .floats = t->floats,
                            .gpa = b->gpa,
                            .key = c->mode_key,
                            .generation = b->generation,
                            .seen = b->seen,
                            .in = TR_NONE,
-                           .slot = tr_page_slot(t, page, b->gpa & ~PAGE_MASK)};
+                           .slot = tr_page_slot(t, t->rip & ~PAGE_MASK, b->gpa & ~PAGE_MASK)};
     tr_cache_add(t, t->block);
     page_add(t, b->gpa, 0);
     if (b->crosses) {
@@ -431,9 +433,26 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
     return n;
 }
 
+/* What is at gpa and runs at rip. Floating traces: as far off as those that ran last, or, when
+ * that need not be, wherever they were translated; from here on they are off by tr_delta. */
+static struct tr_block *find_at(struct soft_vcpu *c, u64 rip, u64 gpa, u64 second, bool same) {
+    struct soft_tr *t = c->tr;
+    if (!tr_floats(c, rip)) {
+        return tr_cache_find(t, gpa, c->mode_key, rip, second);
+    }
+    struct tr_block *n = tr_cache_find(t, gpa, c->mode_key, rip - c->tr_delta, second);
+    if (!n && !same) {
+        n = tr_cache_find_floating(t, gpa, c->mode_key, second);
+        if (n) {
+            tr_delta_set(c, rip - n->rip);
+        }
+    }
+    return n;
+}
+
 /* The translation of the code at rip by its place alone, without a decoded block; NULL: there may
  * be none. Raises what fetching does. */
-static struct tr_block *find_place(struct soft_vcpu *c, u64 rip) {
+static struct tr_block *find_place(struct soft_vcpu *c, u64 rip, bool same) {
     u64 phys;
     if (c->mode != 64 || (u64)((s64)(rip << 16) >> 16) != rip) {
         return NULL;
@@ -443,18 +462,18 @@ static struct tr_block *find_place(struct soft_vcpu *c, u64 rip) {
     c->uop = &c->cache->fetch;
     soft_tlb_get(c, rip, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
     u64 gpa = (phys & ~PAGE_MASK) | (rip & PAGE_MASK);
-    return phys & PHYS_MMIO ? NULL : tr_cache_find(c->tr, gpa, c->mode_key, rip, 0);
+    return phys & PHYS_MMIO ? NULL : find_at(c, rip, gpa, 0, same);
 }
 
 /* The translation of b at rip; NULL: interpret it. */
-static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
+static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip, bool same) {
     struct soft_tr *t = c->tr;
     if (b->tr_no || !b->cached) {
         return NULL;
     }
     bool looked = c->mode == 64 && !b->crosses;   /* find_place did */
     if (!looked && (b->translated || !b->heat)) { /* decoded anew it may have been before */
-        struct tr_block *n = tr_cache_find(t, b->gpa, b->key, rip, b->crosses ? b->second_gpa : 0);
+        struct tr_block *n = find_at(c, rip, b->gpa, b->crosses ? b->second_gpa : 0, same);
         b->translated |= n != NULL;
         if (n) {
             return n;
@@ -465,6 +484,9 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip)
     }
     b->heat = 1;
     b->translated = true;
+    if (!same && tr_floats(c, rip)) {
+        tr_delta_set(c, tr_delta_guess(c, rip, b->gpa));
+    }
     return translate(c, b, rip);
 }
 
@@ -476,7 +498,7 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
     const struct tr_block *from = &t->blocks[e->block];
     bool near = e->entry != ENTRY_P;
     if (e->target != TR_NONE || e->rip != to->rip || from->key != to->key || from->dead ||
-        (near && (from->gpa ^ to->gpa) >> PAGE_SHIFT)) {
+        from->floats != to->floats || (near && (from->gpa ^ to->gpa) >> PAGE_SHIFT)) {
         return;
     }
     bool lazy =
@@ -492,12 +514,12 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
 }
 
 static void jump_set(struct soft_vcpu *c, const struct tr_block *to) {
-    struct tr_jump *j = tr_jump_of(c, to->rip);
-    if (j->rip != to->rip) { /* what was there becomes second choice */
-        *tr_jump_other(c, to->rip) = *j;
+    u64 rip = to->rip + (to->floats ? c->tr_delta : 0);
+    struct tr_jump *j = tr_jump_of(c, rip);
+    if (j->rip != rip) { /* what was there becomes second choice */
+        *tr_jump_other(c, rip) = *j;
     }
-    *j = (struct tr_jump){.rip = to->rip,
-                          .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
+    *j = (struct tr_jump){.rip = rip, .host = (u64)(uintptr_t)c->tr->code.rx + to->entry[ENTRY_X]};
 }
 
 static void kill(struct soft_vcpu *c, struct tr_block *b) {
@@ -513,6 +535,10 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
         if (j[k]->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {
             *j[k] = tr_jump_empty((size_t)(j[k] - c->tr_jump));
         }
+    }
+    if (b->floats) { /* the table may have it under more addresses: they lead to its exit */
+        t->code.rw[b->entry[ENTRY_P]] = 0xe9; /* jmp */
+        tr_fix(t, b->entry[ENTRY_P] + 1, b->from);
     }
     b->in = TR_NONE;
     b->dead = true;
@@ -593,7 +619,7 @@ static void after_fault(struct soft_vcpu *c) {
         c->leave |= SOFT_LEAVE_EXIT;
         return;
     }
-    c->next_rip = p->rip;
+    c->next_rip = p->rip + (p->floats ? c->tr_delta : 0);
     if (p->flags || p->flags_saved) {
         tr_flags_home(c, p->flags);
     } else {
@@ -607,10 +633,10 @@ static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
     if ((u64)((s64)(rip << 16) >> 16) != rip) { /* never in 32-bit code */
         s64 moved = (s16)e->size;
         c->s.gpr[GPR_RSP] -= (u64)moved;
-        c->next_rip = e->rip;
+        c->next_rip = e->rip + tr_off_by(c, e);
         c->tr->force = true;
         if (moved < 0) { /* CALL has pushed, perhaps over its operand: not to be repeated */
-            c->block_rip = e->rip;
+            c->block_rip = c->next_rip;
             soft_fault(c, EXC_GP, true, 0);
         }
     }
@@ -644,7 +670,10 @@ static void call_code(struct soft_vcpu *c, const u8 *code) {
 /* A trace could not be entered: perhaps only because it was not verified lately. */
 static bool again(struct soft_vcpu *c, const struct tr_exit *e, const u8 **code) {
     const struct tr_block *b = &c->tr->blocks[e->block];
-    c->next_rip = c->block_rip = e->rip;
+    if (b->floats) { /* it may have been about to be off by something else (STUB_FLOAT) */
+        tr_delta_set(c, c->tr_delta);
+    }
+    c->next_rip = c->block_rip = e->rip + tr_off_by(c, e);
     if (must_look(c) || !tr_verify(c, b)) {
         return false;
     }
@@ -668,7 +697,7 @@ u32 tr_enter(struct soft_vcpu *c, const u8 *code) {
         return 0;
     case TR_EDGE:
     case TR_SELF:
-        c->next_rip = e->rip;
+        c->next_rip = e->rip + tr_off_by(c, e);
         return exit;
     case TR_INDIRECT:
         after_indirect(c, e);
@@ -738,16 +767,20 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         exit = 0;
     }
     u64 rip = c->next_rip;
-    struct tr_block *n = able && !t->force ? find_place(c, rip) : NULL;
+    bool same = exit && t->exits[exit].kind == TR_EDGE && t->blocks[t->exits[exit].block].floats;
+    struct tr_block *n = able && !t->force ? find_place(c, rip, same) : NULL;
     if (!n) {
         struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
-        n = able && !t->force ? find(c, b, rip) : NULL;
+        n = able && !t->force ? find(c, b, rip, same) : NULL;
         if (!n) {
             if (!(c->leave & SOFT_LEAVE_EXIT)) {
                 interpret(c, b, able);
             }
             return 0;
         }
+    }
+    if (n->floats) {
+        tr_delta_note(c, rip);
     }
     connect(c, exit, n);
     return enter(c, t->code.rx + n->entry[ENTRY_M]);

@@ -23,7 +23,9 @@
  * them.
  *
  * A trace follows direct jumps within one guest page; its entries:
- *   X  indirect jumps: mode and page are checked      P  jumps from another page: the same
+ *   X  indirect jumps (H_ADDR: rip): mode and page are checked; floating traces (tr_page.c) learn
+ *      where they are
+ *       P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
  *   L  flags are where c->tr_lazy says, and nobody will read them
  *   R and M from a trace of the same page that begins before it: no poll
@@ -76,6 +78,7 @@ enum tr_stub {
     STUB_STEP,
     STUB_INDIRECT,
     STUB_VLOAD,
+    STUB_FLOAT,
     STUB_COUNT
 };
 
@@ -166,6 +169,7 @@ struct tr_block {
     u32 from, to;           /* its code */
     u32 exit_from, exit_to; /* its exits */
     bool dead;
+    bool floats; /* rip is where it was translated: tr_page.c */
 };
 
 /* Where a processor exception is possible. */
@@ -173,6 +177,7 @@ struct tr_point {
     u64 rip;
     u32 host;
     bool flags_saved;
+    bool floats;
     u32 flags; /* FLAGS_AT_*; HOME and not saved: in RFLAGS */
 };
 
@@ -269,6 +274,10 @@ struct soft_tr {
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
     u32 slot_count, slot_max;
+    u64 here_count;
+    struct tr_near {
+        u64 region, delta;
+    } near[3][64]; /* deltas of late, by address / 64 KiB, 1 MiB, 16 MiB */
     struct engine_tr_stats stats;
     u32 step_count[INSN_COUNT];
 
@@ -278,6 +287,7 @@ struct soft_tr {
     u32 trace_len;
     u64 trace_next; /* where it goes on when its last instruction is no jump */
     u64 rip, gpa;
+    bool floats;
     u8 mode;                           /* 32 or 64 */
     const u8 *host_page, *second_page; /* second_page NULL: no instruction goes on there */
     u32 block;
@@ -389,6 +399,8 @@ u64 tr_cache_touched(const struct soft_tr *t); /* bytes of code memory that were
 /* The live translation of the code at gpa, made under key, that runs at rip; second_gpa: the page
  * in which its first instruction ends, 0: the same. */
 struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa);
+/* A floating one, wherever it was translated. */
+struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa);
 void tr_cache_add(struct soft_tr *t, u32 block); /* rip, gpa and key are set */
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host); /* NULL: none there */
 
@@ -473,6 +485,16 @@ bool tr_pages_room(const struct soft_tr *t);
 u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page);
 /* Does the trace's code lie where it did? Notes that it does; raises what fetching does. */
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b);
+/* Does code at rip float: may its traces run elsewhere than where they were translated? */
+bool tr_floats(const struct soft_vcpu *c, u64 rip);
+/* Floating traces lie delta further on than where they were translated. */
+void tr_delta_set(struct soft_vcpu *c, u64 delta);
+void tr_delta_note(struct soft_vcpu *c, u64 rip); /* the present one was right at rip */
+u64 tr_delta_guess(const struct soft_vcpu *c, u64 rip, u64 gpa);
+/* Where an exit's rip, which is as at the time of translation, is now; from there on. */
+static inline u64 tr_off_by(const struct soft_vcpu *c, const struct tr_exit *e) {
+    return c->tr->blocks[e->block].floats ? c->tr_delta : 0;
+}
 
 void tr_stubs(struct soft_tr *t);
 u32 tr_miss_call(struct soft_vcpu *c, u64 r15); /* non-zero: leave generated code */

@@ -302,6 +302,17 @@ struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64
     return NULL;
 }
 
+struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa) {
+    for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
+        struct tr_block *found = &t->blocks[n - 1];
+        if (found->floats && found->gpa == gpa && found->key == key &&
+            found->second_gpa == second_gpa && !found->dead) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
 void tr_cache_add(struct soft_tr *t, u32 block) {
     struct tr_block *b = &t->blocks[block];
     u32 *head = hash_head(t, b->gpa, b->key);

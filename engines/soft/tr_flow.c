@@ -115,10 +115,27 @@ static u32 entry_r(struct soft_tr *t) {
 }
 
 static void page_check(struct soft_tr *t, u32 slot, u32 self) {
-    tr_gs_load(t, H_ADDR, C_OFF(jump_key));
+    tr_gs_load(t, H_ADDR, t->floats ? C_OFF(tr_here) : C_OFF(jump_key));
     tr_gs_load(t, H_TEMP, C_OFF(tr_seen));
     tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)(slot * sizeof(u64)));
     tr_fix(t, tr_jcc(t, 5), self);
+}
+
+/* A floating trace is entered at H_ADDR by an indirect jump: are the traces off by what they were
+ * off by last? If not, by way of the piece `other`. */
+static void put_float(struct soft_tr *t, u32 other) {
+    tr_imm(t, H_TEMP, t->rip);
+    tr_rr(t, true, 0x29, H_TEMP, H_ADDR); /* sub */
+    tr_gs(t, true, 0x3b, H_ADDR, C_OFF(tr_delta));
+    tr_fix(t, tr_jcc(t, 5), other);
+}
+
+/* Returns where the rel32 is that leads to the page check. */
+static u32 put_float_other(struct soft_tr *t) {
+    u32 exit = t->exit_count - 1, at = t->used + 3;
+    put_resume(t, t->used);
+    put_exit(t, exit, STUB_FLOAT);
+    return at;
 }
 
 /* Lock-step: the next byte of tr_turns to the request word. Keeps flags. */
@@ -142,10 +159,16 @@ void tr_entries(struct soft_tr *t) {
     bool two = b->second_generation != NULL, direct = !two && t->flags_at != FLAGS_SAVED;
     bool lazy = !two && tr_flags_lazy(t, &b->early), ahead = !two && !t->c->verify;
     u32 self = put_self(t, FLAGS_AT_HOME, STUB_EXIT);
+    u32 other = t->used, other_back = t->floats ? put_float_other(t) : 0;
     u32 self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY, STUB_EXIT) : self;
     b->entry[ENTRY_R] = t->used;
     u32 from_r = put_entry_r(t, direct);
-    b->entry[ENTRY_X] = b->entry[ENTRY_P] = t->used;
+    b->entry[ENTRY_X] = t->used;
+    if (t->floats) {
+        put_float(t, other);
+        tr_fix(t, other_back, t->used);
+    }
+    b->entry[ENTRY_P] = t->used;
     page_check(t, b->slot, self);
     b->entry[ENTRY_M] = t->used;
     if (two) {

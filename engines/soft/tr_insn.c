@@ -384,8 +384,11 @@ static void put_point(struct soft_tr *t, const struct tr_insn *ti) {
     u16 id = ti->insn.id;
     bool locked = (ti->insn.prefixes & PREFIX_LOCK) || id == INSN_XCHG;
     if (ti->vector || locked || id == INSN_DIV || id == INSN_IDIV || id == INSN_CMPXCHG16B) {
-        t->points[t->point_count++] = (struct tr_point){
-            .rip = ti->rip, .host = t->used, .flags_saved = t->saved, .flags = t->lost};
+        t->points[t->point_count++] = (struct tr_point){.rip = ti->rip,
+                                                        .host = t->used,
+                                                        .floats = t->floats,
+                                                        .flags_saved = t->saved,
+                                                        .flags = t->lost};
     }
 }
 

@@ -42,6 +42,11 @@ void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to) {
     u64 mask = insn->addrsize == 8 ? UINT64_MAX : UINT32_MAX;
     if (m->base == MEM_RIP) {
         tr_imm(t, to, (rip + insn->len + (u64)m->disp) & mask);
+        if (t->floats) { /* + tr_delta, keeping flags */
+            struct tr_at sum = {.base = (u8)to, .index = H_TEMP2};
+            tr_gs_load(t, H_TEMP2, C_OFF(tr_delta));
+            tr_mem(t, insn->addrsize == 8, 0x8d, to, &sum);
+        }
     } else if (m->base == MEM_NONE && m->index == MEM_NONE) {
         tr_imm(t, to, (u64)m->disp & mask);
     } else {
@@ -220,10 +225,12 @@ static bool plain_regs(const struct insn *insn, u32 size) {
     return !seg && base && index && room && insn->addrsize == 8;
 }
 
-static bool const_address(const struct insn *insn, u64 rip, u32 size, u64 *linear) {
+static bool const_address(const struct soft_tr *t, const struct insn *insn, u64 rip, u32 size,
+                          u64 *linear) {
     const struct insn_mem *m = &insn->mem;
     u64 mask = insn->addrsize == 8 ? UINT64_MAX : UINT32_MAX;
-    bool known = m->base == MEM_RIP || (m->base == MEM_NONE && m->index == MEM_NONE);
+    bool known =
+        (m->base == MEM_RIP && !t->floats) || (m->base == MEM_NONE && m->index == MEM_NONE);
     *linear = ((m->base == MEM_RIP ? rip + insn->len : 0) + (u64)m->disp) & mask;
     return known && m->seg != SEG_FS && m->seg != SEG_GS &&
            (*linear & PAGE_MASK) + size <= PAGE_SIZE;
@@ -233,7 +240,7 @@ void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, s
     const struct insn_mem *m = &i->insn.mem;
     u64 linear;
     tr_flags_clobber(t, i->live_in);
-    if (const_address(&i->insn, i->rip, size, &linear)) {
+    if (const_address(t, &i->insn, i->rip, size, &linear)) {
         look_const(t, i, linear, size, write, at);
         return;
     }
@@ -346,6 +353,9 @@ void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_tem
     (void)value_in_temp;
     tr_look_base(t, i, GPR_RSP, -(s32)tr_word(t), tr_word(t), true, &at);
     tr_imm(t, H_TEMP2, i->rip + i->insn.len);
+    if (t->floats) {
+        tr_gs(t, true, 0x03, H_TEMP2, C_OFF(tr_delta));
+    }
     push_temp(t, &at);
 }
 

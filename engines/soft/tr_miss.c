@@ -17,7 +17,7 @@ static bool is_canonical(u64 a) {
 /* At the instruction of an exit, as the interpreter stands before it. */
 static void stand_at(struct soft_vcpu *c, const struct tr_exit *e) {
     c->block = NULL;
-    c->block_rip = c->next_rip = e->rip;
+    c->block_rip = c->next_rip = e->rip + tr_off_by(c, e);
     c->uop = &c->cache->fetch;
     tr_flags_home(c, e->flags);
 }
@@ -107,6 +107,7 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
     struct soft_tr *t = c->tr;
     const struct tr_block *b = &t->blocks[e->block];
     u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
+    u64 behind = e->rip + tr_off_by(c, e) + (u64)(s64)e->go_on;
     u32 done = 0;
     t->stats.slow++;
     do {
@@ -123,7 +124,7 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
         c->uop->fn(c, c->uop);
         tr_flags_out(c);
     } while (++done < e->count && !wanted(c));
-    if (done == e->count && e->after && c->next_rip == e->rip + (u64)(s64)e->go_on && !wanted(c)) {
+    if (done == e->count && e->after && c->next_rip == behind && !wanted(c)) {
         c->tr_resume = (u64)(uintptr_t)t->code.rx + e->after;
         return 0;
     }
@@ -171,7 +172,7 @@ u32 tr_step_call(struct soft_vcpu *c) {
     t->stats.steps += b->count;
     t->step_count[e->size] += b->count;
     c->stats.instructions += b->count;
-    u64 after = e->rip + e->len;
+    u64 after = e->rip + tr_off_by(c, e) + e->len;
     bool end = e->kind == TR_STEP_END;
     b->uop[0].fn(c, b->uop);
     tr_flags_out(c);

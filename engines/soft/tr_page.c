@@ -6,6 +6,13 @@
  * pair was last found true. The entries X and P of a trace compare that word with c->jump_key,
  * which changes with the mode and whenever a translation for fetches is forgotten.
  *
+ * User code of 64-bit mode above 4 GiB floats: kernels put programs and libraries at new addresses
+ * each time, so its traces know only distances. What they say of addresses is as when they were
+ * translated; c->tr_delta, what they are off by now, is added at run time: to return addresses, to
+ * RIP-relative operands, to the addresses of exits. Traces that are off by the same are joined;
+ * indirect jumps, which know the address, set tr_delta (entry X, STUB_FLOAT). Their words hold
+ * c->tr_here, a number that is given out for each pair (jump_key, tr_delta).
+ *
  * Lock rule: all belongs to the vCPU's thread.
  */
 #include "engines/soft/tr.h"
@@ -18,6 +25,9 @@ static size_t seen_bytes(const struct soft_tr *t) {
 
 void soft_tr_context(struct soft_vcpu *c, u32 n) {
     c->tr_seen = c->tr->seen + (size_t)n * c->tr->slot_max;
+    if (c->cpl == 3) {
+        tr_delta_set(c, c->tr_delta);
+    }
 }
 
 int tr_pages_create(struct soft_vcpu *c, struct soft_tr *t, u32 mib) {
@@ -77,20 +87,70 @@ u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page) {
 }
 
 /* linear: the address that a fault shows */
-static bool page_is(struct soft_vcpu *c, u64 linear, u64 gpa, u32 slot) {
+static bool page_is(struct soft_vcpu *c, u64 linear, u64 gpa, u32 slot, bool floats) {
     u64 phys;
     soft_tlb_get(c, linear, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
     if ((phys & PHYS_MMIO) || (gpa ^ phys) >> PAGE_SHIFT) {
         return false;
     }
-    c->tr_seen[slot] = c->jump_key;
+    c->tr_seen[slot] = floats ? c->tr_here : c->jump_key;
     return true;
 }
 
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b) {
-    u64 page = b->rip & ~PAGE_MASK;
-    if (b->dead || b->key != c->mode_key || !page_is(c, b->rip, b->gpa, b->slot)) {
+    u64 rip = b->rip + (b->floats ? c->tr_delta : 0), next = (rip & ~PAGE_MASK) + PAGE_SIZE;
+    if (b->dead || b->key != c->mode_key || !page_is(c, rip, b->gpa, b->slot, b->floats)) {
         return false;
     }
-    return !b->second_generation || page_is(c, page + PAGE_SIZE, b->second_gpa, b->second_slot);
+    return !b->second_generation || page_is(c, next, b->second_gpa, b->second_slot, b->floats);
+}
+
+/* --- floating traces ---------------------------------------------------------------------------
+ */
+
+bool tr_floats(const struct soft_vcpu *c, u64 rip) {
+    return c->cpl == 3 && c->mode == 64 && rip >> 32;
+}
+
+void tr_delta_set(struct soft_vcpu *c, u64 delta) {
+    struct tr_here *h = &c->tr_heres[(delta >> PAGE_SHIFT) % ARRAY_LEN(c->tr_heres)];
+    if (h->delta != delta || h->key != c->jump_key) { /* no jump_key has bit 63 */
+        *h = (struct tr_here){
+            .delta = delta, .key = c->jump_key, .id = BIT(63) | ++c->tr->here_count};
+    }
+    c->tr_delta = delta;
+    c->tr_here = h->id;
+}
+
+static struct tr_near *near_of(const struct soft_tr *t, u32 k, u64 rip, u64 *region) {
+    *region = (rip >> (16 + 4 * k)) + 1; /* 0: free */
+    return (struct tr_near *)(uintptr_t)&t->near[k][*region % ARRAY_LEN(t->near[k])];
+}
+
+void tr_delta_note(struct soft_vcpu *c, u64 rip) {
+    u64 region;
+    for (u32 k = 0; k < ARRAY_LEN(c->tr->near); k++) {
+        struct tr_near *n = near_of(c->tr, k, rip, &region);
+        *n = (struct tr_near){.region = region, .delta = c->tr_delta};
+    }
+}
+
+/* As other traces of that page, or of neighbours: traces that are off by the same can be joined. */
+u64 tr_delta_guess(const struct soft_vcpu *c, u64 rip, u64 gpa) {
+    const struct soft_tr *t = c->tr;
+    u64 region;
+    for (u32 at = t->page_head[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->page_head)]; at;) {
+        const struct tr_block *b = &t->blocks[(at - 1) >> 1];
+        if (b->floats && !b->dead && !((b->gpa ^ gpa) >> PAGE_SHIFT)) {
+            return (rip - b->rip) & ~PAGE_MASK;
+        }
+        at = b->next_page[(at - 1) & 1];
+    }
+    for (u32 k = 0; k < ARRAY_LEN(t->near); k++) {
+        const struct tr_near *n = near_of(t, k, rip, &region);
+        if (n->region == region) {
+            return n->delta;
+        }
+    }
+    return 0;
 }

@@ -8,6 +8,7 @@
  *   STUB_MISS       calls tr_miss_call(c, H_ADDR); goes on at c->tr_resume, or exits
  *   STUB_STEP       calls tr_step_call(c); likewise
  *   STUB_INDIRECT   an indirect jump to H_ADDR: tr_jump_other, or exits
+ *   STUB_FLOAT      floating traces are off by H_ADDR now: goes on at c->tr_resume, or exits
  *   STUB_VLOAD      loads the guest's vector registers; goes on at c->tr_resume
  *
  * Before C code runs the guest's vector registers go home and the monitor gets its MXCSR back; they
@@ -107,6 +108,7 @@ static void enter(struct soft_tr *t) {
     tr_gs_store(t, GPR_RSP, C_OFF(tr_host_rsp));
     tr_gs_store(t, GPR_RSI, C_OFF(tr_resume));
     guest_registers(t, true);
+    tr_gs_load(t, H_ADDR, C_OFF(next_rip)); /* as behind an indirect jump: for entries X */
     tr_jmp_gs(t, C_OFF(tr_resume));
 }
 
@@ -153,6 +155,7 @@ static void call_stub(struct soft_tr *t, enum tr_stub stub, u64 fn) {
         tr_fix(t, skip, t->used);
     }
     guest_registers(t, true);
+    tr_gs_load(t, H_ADDR, C_OFF(next_rip));
     tr_flags_restore(t); /* behind an instruction that was done they may be in RFLAGS */
     tr_jmp_gs(t, C_OFF(tr_resume));
 }
@@ -173,11 +176,37 @@ static void indirect_stub(struct soft_tr *t) {
     tr_fix(t, tr_jmp(t), t->stub[STUB_EXIT]);
 }
 
+/* Floating traces are off by H_ADDR now. */
+static void float_stub(struct soft_tr *t) {
+    stub_begin(t, STUB_FLOAT);
+    put_number(t);
+    tr_rr(t, true, 0x89, H_ADDR, H_TEMP);
+    tr_rr(t, true, 0xc1, 5, H_TEMP); /* shr: words of 8 bytes, four in each entry */
+    tr_u8(t, PAGE_SHIFT - 2);
+    tr_rr(t, false, 0x81, 4, H_TEMP); /* and */
+    tr_u32(t, 4 * (ARRAY_LEN(t->c->tr_heres) - 1));
+    tr_table_op(t, true, 0x3b, H_ADDR, C_OFF(tr_heres[0].delta)); /* cmp */
+    u32 other = tr_jcc(t, 5);
+    tr_gs_load(t, H_TEMP2, C_OFF(jump_key));
+    tr_table_op(t, true, 0x3b, H_TEMP2, C_OFF(tr_heres[0].key));
+    u32 stale = tr_jcc(t, 5);
+    tr_table_op(t, true, 0x8b, H_TEMP2, C_OFF(tr_heres[0].id));
+    tr_gs_store(t, H_TEMP2, C_OFF(tr_here));
+    tr_gs_store(t, H_ADDR, C_OFF(tr_delta));
+    tr_jmp_gs(t, C_OFF(tr_resume));
+    tr_fix(t, other, t->used);
+    tr_fix(t, stale, t->used);
+    tr_gs_store(t, H_ADDR, C_OFF(tr_delta)); /* C code sees to tr_here (again in tr.c) */
+    tr_gs(t, false, 0x8b, H_TEMP, C_OFF(tr_exit));
+    tr_fix(t, tr_jmp(t), t->stub[STUB_EXIT]);
+}
+
 void tr_stubs(struct soft_tr *t) {
     t->used = 0;
     enter(t);
     exit_stub(t);
     indirect_stub(t);
+    float_stub(t);
     call_stub(t, STUB_MISS, (u64)(uintptr_t)tr_miss_call);
     call_stub(t, STUB_STEP, (u64)(uintptr_t)tr_step_call);
     if (t->host_avx) {
