@@ -3,7 +3,7 @@
  * The disk rows of the benchmark table, natively on a file and in guests on a disk: 4 KiB random
  * reads one at a time and from 8 threads, sequential reads and writes of 1 MiB, all past the page
  * cache (O_DIRECT), and a 4 KiB write with fdatasync. Each for SECONDS, but writing a new disk,
- * which is done NEW_TIMES, wholly. Prints "row NAME VALUE UNIT".
+ * which is done NEW_TIMES, wholly. Prints "row NAME VALUE UNIT DONE".
  *
  * usage: disk FILE SIZE_MIB SECONDS
  */
@@ -36,6 +36,12 @@ static double now(void) {
 static void die(const char *what) {
     perror(what);
     exit(1);
+}
+
+/* done: how often, or how many MiB, so that who runs us can divide processor time by it. */
+static void print_row(const char *name, double value, const char *unit, uint64_t done) {
+    printf("row %s %.1f %s %llu\n", name, value, unit, (unsigned long long)done);
+    fflush(stdout);
 }
 
 static void *buffer(void) {
@@ -76,8 +82,7 @@ static void row_random(const char *name, uintptr_t threads) {
         pthread_join(t[i], &done);
         sum += (uintptr_t)done;
     }
-    printf("row %s %.1f IOPS\n", name, (double)sum / (now() - begin));
-    fflush(stdout);
+    print_row(name, (double)sum / (now() - begin), "IOPS", sum);
 }
 
 /* The disk as it was when new: nothing of it is stored anywhere. */
@@ -110,8 +115,7 @@ static void row_new(const char *name) {
         double rate = (double)size / (now() - begin) / LARGE;
         best = rate > best ? rate : best;
     }
-    printf("row %s %.1f MiB/s\n", name, best);
-    fflush(stdout);
+    print_row(name, best, "MiB/s", NEW_TIMES * size / LARGE);
     free(buf);
 }
 
@@ -127,8 +131,7 @@ static void row_sequential(const char *name, int write) {
         done += LARGE;
         at = at + 2 * LARGE > size ? 0 : at + LARGE;
     }
-    printf("row %s %.1f MiB/s\n", name, (double)done / (now() - begin) / LARGE);
-    fflush(stdout);
+    print_row(name, (double)done / (now() - begin) / LARGE, "MiB/s", done / LARGE);
     free(buf);
 }
 
@@ -147,8 +150,7 @@ static void row_fsync(const char *name) {
         }
         n++;
     }
-    printf("row %s %.1f us\n", name, (now() - begin) / (double)n * 1e6);
-    fflush(stdout);
+    print_row(name, (now() - begin) / (double)n * 1e6, "us", n);
     free(buf);
 }
 
@@ -162,6 +164,8 @@ int main(int argc, char **argv) {
     if (fd < 0) {
         die(argv[1]);
     }
+    printf("disk ready\n");
+    fflush(stdout);
     row_new("seq-write-new");
     row_sequential("seq-write", 1);
     row_sequential("seq-read", 0);

@@ -4,7 +4,8 @@
 
 The rows of bench/disk.c on the host's own file system, and in the same guest under Sosia and QEMU, raw and
 qcow2, with io_uring and with threads, in turns; medians and ratios. Throughput and IOPS: more is better;
-fsync: less is. Ratios are Sosia to QEMU, above 1 where Sosia is ahead.
+fsync: less is. Rows named cpu: processor time of the monitor (natively: of the program) for each read,
+write or MiB, for hosts that others use, too. Ratios are Sosia to QEMU, above 1 where Sosia is ahead.
 """
 import argparse
 import os
@@ -12,12 +13,13 @@ import re
 import statistics
 import subprocess
 import tempfile
+import threading
 
 KERNEL = "build/guests/linux-cloud-amd64/vmlinuz"
 INITRD = "build/tests/storage/initrd.img"
 NATIVE = "build/tests/storage/disk"
 SIZE = 256
-ROW = re.compile(r"^row (\S+) ([\d.]+) (\S+)", re.M)
+ROW = re.compile(r"^row (\S+) ([\d.]+) (\S+) (\d+)")
 
 
 def disk(tmp, fmt):
@@ -46,12 +48,34 @@ def cmdline(opt):
     return 'console=ttyS0 quiet mitigations=off sosia.run="disk /dev/vda %d %g"' % (SIZE, opt.seconds)
 
 
+def processor_us(pid):
+    """Processor time of the process so far, its io_uring workers included."""
+    with open("/proc/%d/stat" % pid, encoding="utf-8") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
 def measure(command):
-    p = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=600,
-                       check=False)
-    rows = {name: (float(value), unit) for name, value, unit in ROW.findall(p.stdout.decode(errors="replace"))}
+    """{row: (value, unit)} and, named "row, cpu", processor time for each read, write or MiB."""
+    p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    killer = threading.Timer(300, p.kill)
+    killer.start()
+    rows, text, before = {}, "", None
+    for line in p.stdout:
+        text = (text + line.decode(errors="replace"))[-500:]
+        found = ROW.search(line.decode(errors="replace"))
+        if not found and b"disk ready" not in line:
+            continue
+        now = processor_us(p.pid)
+        if found:
+            name, value, unit, done = found.groups()
+            rows[name] = (float(value), unit)
+            rows[name + ", cpu"] = ((now - before) / int(done), "us")
+        before = now
+    p.wait()
+    killer.cancel()
     if not rows:
-        print("no rows: %s\n%s" % (" ".join(command), p.stderr.decode()[-500:]))
+        print("no rows: %s\n%s" % (" ".join(command), text))
     return rows
 
 
@@ -67,14 +91,14 @@ def print_table(opt, results):
     for fmt in opt.formats:
         for aio in opt.aio:
             print("\n%s, aio=%s" % (fmt, aio))
-            print("%-16s%8s%12s%12s%12s%12s" % ("row", "", "host", "Sosia", "QEMU", "Sosia/QEMU"))
+            print("%-19s%6s%12s%12s%12s%12s" % ("row", "", "host", "Sosia", "QEMU", "Sosia/QEMU"))
             for n in names:
                 host, s, q = (median.get(k, {}).get(n) for k in ("native", "sosia-%s-%s" % (fmt, aio),
                                                                  "qemu-%s-%s" % (fmt, aio)))
                 if not s or not q:
                     continue
                 ratio = q / s if units[n] == "us" else s / q
-                print("%-16s%8s%12s%12.1f%12.1f%12.2f" % (n, units[n], "%.1f" % host if host else "-", s, q, ratio))
+                print("%-19s%6s%12s%12.1f%12.1f%12.2f" % (n, units[n], "%.1f" % host if host else "-", s, q, ratio))
 
 
 def main():
