@@ -10,8 +10,10 @@ write or MiB, for hosts that others use, too. Ratios are Sosia to QEMU, above 1 
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -72,8 +74,8 @@ def measure(command):
             rows[name] = (float(value), unit)
             rows[name + ", cpu"] = ((now - before) / int(done), "us")
         before = now
-    p.wait()
     killer.cancel()
+    p.wait()
     if not rows:
         print("no rows: %s\n%s" % (" ".join(command), text))
     return rows
@@ -101,6 +103,16 @@ def print_table(opt, results):
                 print("%-19s%6s%12s%12.1f%12.1f%12.2f" % (n, units[n], "%.1f" % host if host else "-", s, q, ratio))
 
 
+def one_round(opt, tmp, number, results):
+    results.setdefault("native", []).append(native(opt, tmp))
+    for fmt in opt.formats:
+        for aio in opt.aio:
+            for name, command in (("sosia", sosia), ("qemu", qemu)):
+                print("round %d: %s %s %s" % (number, name, fmt, aio), flush=True)
+                rows = measure(command(opt, fmt, aio, disk(tmp, fmt)))
+                results.setdefault("%s-%s-%s" % (name, fmt, aio), []).append(rows)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
@@ -111,15 +123,13 @@ def main():
     parser.add_argument("--aio", nargs="*", default=["io_uring", "threads"])
     opt = parser.parse_args()
     results = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=opt.dir) as tmp:
-        for i in range(opt.rounds):
-            results.setdefault("native", []).append(native(opt, tmp))
-            for fmt in opt.formats:
-                for aio in opt.aio:
-                    for name, command in (("sosia", sosia), ("qemu", qemu)):
-                        print("round %d: %s %s %s" % (i + 1, name, fmt, aio), flush=True)
-                        rows = measure(command(opt, fmt, aio, disk(tmp, fmt)))
-                        results.setdefault("%s-%s-%s" % (name, fmt, aio), []).append(rows)
+        try:
+            for i in range(opt.rounds):
+                one_round(opt, tmp, i + 1, results)
+        except (KeyboardInterrupt, SystemExit):
+            print("interrupted: what there is so far")
     print_table(opt, results)
 
 

@@ -71,7 +71,7 @@ stage_api() { stage api 240 sh -c "tests/api/guest.sh && python3 tests/api/run.p
 stage_devices() { stage devices 400 sh -c "guests/devices/build.sh && python3 tests/devices/run.py"; }
 stage_manage() { stage manage 300 sh -c "guests/linux/build.sh cloud-amd64 && python3 tests/manage/run.py"; }
 stage_snapshot() { stage snapshot 400 sh -c "guests/linux/build.sh cloud-amd64 && python3 tests/snapshot/run.py"; }
-stage_debian() { stage debian 700 tests/debian/run.sh; }
+stage_debian() { stage debian 1100 tests/debian/run.sh; }
 stage_amd() { stage amd 900 tests/kvm/run.sh; }
 
 if [ $# -eq 0 ]; then

@@ -11,6 +11,7 @@ cd "$(dirname "$0")/../.."
 . guests/lib.sh
 out=${1:-$GUESTS/debian${CLOUD_INIT:+-cloud}}
 size=${SIZE:-4G}
+# shellcheck disable=SC2086
 extra=$(echo ${PACKAGES:-} ${CLOUD_INIT:+cloud-init} | tr ' ' ',')
 recipe="$size $extra"
 sosia=${SOSIA:-build/sosia}
@@ -68,6 +69,8 @@ echo vmw_vsock_virtio_transport >"$root/etc/modules-load.d/sosia-agent.conf"
 chroot "$root" systemctl -q enable systemd-networkd systemd-resolved ssh serial-getty@ttyS0
 # nothing waits for the network before the login prompt
 chroot "$root" systemctl -q mask systemd-networkd-wait-online.service
+# cloud-init would call locale-gen, which is not there
+[ -z "${CLOUD_INIT:-}" ] || echo "locale: false" >"$root/etc/cloud/cloud.cfg.d/10-locale.cfg"
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 cp -L "$root/vmlinuz" "$work/vmlinuz"
 cp -L "$root/initrd.img" "$work/initrd.img"

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# usage: tests/debian/run.sh
+# usage: tests/debian/run.sh [cloud-init]
 # A whole Debian system on a qcow2 disk: to its login prompt, network by DHCP, ssh in, a file that survives, power off;
-# once with its kernel given, once with the kernel out of the image (--boot disk).
+# once with its kernel given, once with the kernel out of the image (--boot disk). With cloud-init: a system that is
+# set up by Debian's cloud-init from --cloud-init (not part of tests/run.sh: the image takes minutes to make).
 cd "$(dirname "$0")/../.." || exit 1
 . guests/lib.sh
 SOSIA=${SOSIA:-build/sosia}
@@ -28,7 +29,7 @@ free_port() {
 
 guest() {
     timeout 60 ssh -i "$debian/id_ed25519" -p "$port" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-        -o LogLevel=ERROR -o ConnectTimeout=20 root@127.0.0.1 "$@"
+        -o LogLevel=ERROR -o ConnectTimeout=20 "${user:-root}@127.0.0.1" "$@"
 }
 
 mkdir "$tmp/shared" && echo from the host >"$tmp/shared/note"
@@ -38,14 +39,14 @@ start() { # start DISK-OPTIONS OPTION...: how the kernel is found
     shift
     port=$(free_port)
     begin=$(date +%s)
-    timeout 300 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" \
+    timeout 600 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" \
         --net "user,hostfwd=tcp:127.0.0.1:$port-:22" --share "$tmp/shared,tag=host" </dev/null >"$tmp/console" 2>&1 &
     pid=$!
-    for _ in $(seq 200); do
-        if grep -qa 'sosia login:' "$tmp/console" || ! kill -0 $pid 2>/dev/null; then break; fi
+    for _ in $(seq 500); do
+        if grep -qa "$prompt" "$tmp/console" || ! kill -0 $pid 2>/dev/null; then break; fi
         sleep 0.5
     done
-    grep -qa 'sosia login:' "$tmp/console"
+    grep -qa "$prompt" "$tmp/console"
     check "login prompt" $?
     echo "login prompt after $(($(date +%s) - begin)) s"
     for _ in $(seq 40); do
@@ -64,6 +65,40 @@ off() {
     check "power off ends the machine with status 0" $?
     pid=
 }
+
+end() {
+    [ $failed -eq 0 ] || tail -30 "$tmp/console"
+    echo "debian: $passed passed, $failed failed"
+    [ $failed -eq 0 ]
+    exit
+}
+
+cloud_init() {
+    CLOUD_INIT=1 guests/debian/build.sh || exit 1
+    debian=$GUESTS/debian-cloud
+    cp "$debian/debian.qcow2" "$tmp/disk.qcow2" || exit 1
+    printf '%s\n' '#cloud-config' 'hostname: cloudy' 'users:' '  - name: ada' "    ssh_authorized_keys: ['$(cat "$debian/id_ed25519.pub")']" \
+        'write_files:' '  - path: /etc/note' '    content: from user-data' 'runcmd:' '  - [touch, /root/ran]' >"$tmp/user-data"
+    prompt='cloudy login:'
+    start "" --boot disk --cloud-init "user-data=$tmp/user-data"
+    for _ in 1 2 3 4 5; do # each is ended after a minute
+        state=$(guest 'cloud-init status --wait | tail -1')
+        [ -z "$state" ] || break
+    done
+    [ "$state" = 'status: done' ]
+    check "cloud-init is done without errors" $?
+    [ "$(guest 'hostname; cat /etc/note; ls /root/ran' | tr '\n' ' ')" = 'cloudy from user-data /root/ran ' ]
+    check "hostname, file and command" $?
+    [ "$(user=ada guest id -un)" = ada ]
+    check "a user with a key" $?
+    off
+}
+
+prompt='sosia login:'
+if [ "${1:-}" = cloud-init ]; then
+    cloud_init
+    end
+fi
 
 guests/debian/build.sh || exit 1
 cp "$debian/debian.qcow2" "$tmp/disk.qcow2" || exit 1
@@ -92,6 +127,4 @@ check "the file system is clean" $?
 debugfs -R "stat /root/file" "$tmp/raw" 2>&1 | grep -q Inode:
 check "a snapshot disk keeps nothing" $?
 
-[ $failed -eq 0 ] || tail -30 "$tmp/console"
-echo "debian: $passed passed, $failed failed"
-[ $failed -eq 0 ]
+end

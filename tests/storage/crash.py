@@ -88,7 +88,7 @@ def verify(raw, seed, acked):
 
 def run(*command):
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          check=False, timeout=120)
+                          check=False, timeout=600)
 
 
 F_OFD_GETLK = 36
@@ -217,7 +217,7 @@ def one_boot(kind, opt, count, number):
     with tempfile.TemporaryDirectory(dir=opt.dir) as tmp:
         disk = Disk(tmp, kind)
         m = Machine(disk, opt, seed)
-        if not m.wait_load(180):
+        if not m.wait_load(600):
             m.kill()
             print("FAILED %s: the guest did not begin:\n%s" % (kind, m.text.decode(errors="replace")[-2000:]))
             count["failed"] += 1
