@@ -74,6 +74,7 @@ struct run_options {
     const char *perf_map; /* file of guest symbols, "" for none; NULL: no map */
     bool fence;           /* give rights away before the guest runs: hosts/linux/fence.h */
     bool paused;          /* begin paused, as `sosia pause` does */
+    bool portable;        /* only what kvm has on this host, too: the machine can go there */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */

@@ -15,6 +15,7 @@
 #include "cmd/perf_map.h"
 #include "cmd/snapshot.h"
 #include "core/dev/char_limit.h"
+#include "engines/kvm/kvm.h"
 
 void machine_stop(struct machine *m, const char *why) {
     if (m->pc) {
@@ -202,6 +203,7 @@ int machine_create(struct machine *m, struct err *err) {
     }
     m->cfg.caps = &m->caps;
     m->cfg.translator = m->o.translator;
+    m->cfg.portable = m->o.portable ? &kvm_engine_ops : NULL;
     rc = m->o.perf_map ? perf_map_create(m->o.perf_map, &m->perf_map, err) : 0;
     if (m->perf_map) {
         perf_map_connect(m->perf_map, &m->cfg.translator);

@@ -49,6 +49,7 @@ enum option_id {
     OPT_CODE_CACHE,
     OPT_VERIFY,
     OPT_AUDIT,
+    OPT_PORTABLE,
     OPT_HELP,
 };
 
@@ -89,6 +90,7 @@ static const struct option long_options[] = {
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
     {"verify", optional_argument, NULL, OPT_VERIFY},
     {"audit", no_argument, NULL, OPT_AUDIT},
+    {"portable", no_argument, NULL, OPT_PORTABLE},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -154,6 +156,9 @@ static const char help_text[] =
     "                           counts its instructions and lookups, which makes it slower\n"
     "  --perf-map[=FILE]        soft engine: name translated code for Linux perf; FILE: a\n"
     "                           System.map of the guest's kernel\n"
+    "  --portable               a processor that kvm has on this host, too, so that the machine "
+    "can\n"
+    "                           go there (`sosia engine`, `sosia restore --engine kvm`)\n"
     "  --translator on|off      soft engine: translate hot code (default on)\n"
     "  --code-cache MIB         soft engine: room for translated code per CPU (default 20)\n"
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
@@ -495,6 +500,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_on_off(&o->translator.on, "translator", arg, err);
     case OPT_CODE_CACHE:
         return parse_code_cache(o, arg, err);
+    case OPT_PORTABLE:
+        o->portable = true;
+        return 0;
     case OPT_AUDIT:
         o->translator.audit = true;
         return 0;

@@ -3,7 +3,7 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console --serial --name --detach --log
-        --virtio-console --debugcon --transport --rng --cloud-init --vsock --agent --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --translator
+        --virtio-console --debugcon --transport --rng --cloud-init --vsock --agent --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --portable --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then

@@ -123,6 +123,7 @@ struct machine_config {
     struct host_ram *ram;
     const struct cpuid_policy *cpuid;
     const struct cpu_template *cpu_template; /* core/cpu/cpuid.h; NULL: none */
+    const struct engine_ops *portable;       /* see struct vm_params; NULL: none */
 };
 
 #endif

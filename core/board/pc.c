@@ -283,6 +283,7 @@ int pc_create(struct host *host, const struct engine_ops *engine, const struct m
                                .translator = cfg->translator,
                                .ram = cfg->ram,
                                .cpu_template = cfg->cpu_template,
+                               .portable = cfg->portable,
                                .cpuid = cfg->cpuid};
     *out = NULL;
     int rc = check_config(cfg, err);

@@ -159,12 +159,15 @@ static void fill(struct vm *vm, const struct vm_params *p) {
     };
 }
 
+static int cpuid_limit(struct vm *vm, const struct engine_ops *engine, struct err *err) {
+    return engine && engine->cpuid_limit ? engine->cpuid_limit(vm->host, &vm->cpuid, err) : 0;
+}
+
 static int build(struct vm *vm, const struct vm_params *p, struct err *err) {
     int rc = find_caps(vm, p, err);
     rc = rc ? rc : cpuid_policy_init(&vm->cpuid, vm->engine.tsc_hz, vm->vcpu_count, err);
-    if (!rc && p->engine->cpuid_limit) {
-        rc = p->engine->cpuid_limit(p->host, &vm->cpuid, err);
-    }
+    rc = rc ? rc : cpuid_limit(vm, p->engine, err);
+    rc = rc ? rc : cpuid_limit(vm, p->portable, err);
     if (!rc) {
         cpuid_policy_emulate(&vm->cpuid, p->engine->cpuid_emulates, p->cpu_template, p->cpuid);
     }

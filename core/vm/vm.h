@@ -66,7 +66,8 @@ struct vm_params {
     struct host_ram *ram; /* guest RAM to use, `memory` bytes; taken over (hva becomes
                              NULL) when the machine can be created */
     const struct cpu_template *cpu_template; /* wishes for the processor; NULL: none */
-    const struct cpuid_policy *cpuid;        /* the processor it had; see cpuid_policy_adopt */
+    const struct engine_ops *portable; /* narrows it to what this engine has, too; NULL: does not */
+    const struct cpuid_policy *cpuid;  /* the processor it had; see cpuid_policy_adopt */
 };
 
 struct vm {

@@ -355,6 +355,14 @@ static void test_stats(void **state) {
     BAD("--stats: full or nothing, not 'some'", "--stats=some", NULL);
 }
 
+static void test_portable(void **state) {
+    (void)state;
+    GOOD("--engine", "soft", NULL);
+    assert_false(o.portable);
+    GOOD("--engine", "soft", "--portable", NULL);
+    assert_true(o.portable);
+}
+
 static void test_cloud_init(void **state) {
     (void)state;
     GOOD("--cloud-init", "user-data=u,network-config=n", NULL);
@@ -392,7 +400,7 @@ int main(void) {
         T(test_memory_range),       T(test_disks),         T(test_too_many), T(test_modules),
         T(test_transport),          T(test_gdb),           T(test_refused),  T(test_help),
         T(test_config_and_options), T(test_stats),         T(test_balloon),  T(test_vsock),
-        T(test_cloud_init),
+        T(test_cloud_init),         T(test_portable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,20 @@ static int create(struct fixture *f, u32 vcpus, u64 memory) {
     return vm_create(&p, &f->vm, &f->err);
 }
 
+/* Another engine that lacks a feature, or cannot be asked. */
+static int limit_nothing_left(struct host *host, struct cpuid_policy *policy, struct err *err) {
+    (void)host;
+    (void)err;
+    cpuid_policy_limit(policy, NULL, 0, 0);
+    return 0;
+}
+
+static int limit_fails(struct host *host, struct cpuid_policy *policy, struct err *err) {
+    (void)host;
+    (void)policy;
+    return ERR_SET(err, ERR_UNSUPPORTED, "not here");
+}
+
 static void begin(struct fixture *f, mock_script script) {
     mock = (struct mock_setup){.script = script};
     *f = (struct fixture){.fake = fake_host_create()};
@@ -271,12 +285,35 @@ static void test_save_running(void **state) {
     end(&f);
 }
 
+static void test_portable(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, NULL);
+    struct engine_ops other = {.cpuid_limit = limit_nothing_left};
+    struct vm_params p = {.host = &f.fake->host,
+                          .engine = &mock_engine_ops,
+                          .vcpus = 1,
+                          .memory = 16 * MIB,
+                          .portable = &other};
+    assert_int_equal(vm_create(&p, &f.vm, &f.err), 0);
+    assert_false(cpuid_policy_has(&f.vm->cpuid, "sse4_2"));
+    vm_destroy(f.vm);
+    f.vm = NULL;
+    other.cpuid_limit = limit_fails;
+    assert_int_equal(vm_create(&p, &f.vm, &f.err), -ERR_UNSUPPORTED);
+    assert_non_null(strstr(f.err.text, "not here"));
+    other.cpuid_limit = NULL; /* an engine without limits */
+    assert_int_equal(vm_create(&p, &f.vm, &f.err), 0);
+    assert_true(cpuid_policy_has(&f.vm->cpuid, "sse4_2"));
+    end(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory),       cmocka_unit_test(test_failures),
         cmocka_unit_test(test_stop_reasons), cmocka_unit_test(test_request),
         cmocka_unit_test(test_pause),        cmocka_unit_test(test_save_load),
-        cmocka_unit_test(test_save_running),
+        cmocka_unit_test(test_save_running), cmocka_unit_test(test_portable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
