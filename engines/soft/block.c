@@ -55,8 +55,10 @@ void soft_cache_destroy(struct soft_vcpu *c) {
 /* Decoded blocks only: translations stay. */
 static void cache_empty(struct soft_vcpu *c) {
     struct soft_cache *cache = c->cache;
-    memset(cache->hash, 0, sizeof(cache->hash));
-    memset(cache->jump, 0, sizeof(cache->jump));
+    if (cache->used) { /* else nothing was decoded yet, and fresh memory stays untouched */
+        memset(cache->hash, 0, sizeof(cache->hash));
+        memset(cache->jump, 0, sizeof(cache->jump));
+    }
     cache->touched = MAX(cache->touched, cache->used);
     cache->used = 0;
     cache->resets++;

@@ -367,9 +367,9 @@ static inline struct tr_jump *tr_jump_other(struct soft_vcpu *c, u64 rip) {
 }
 /* Generated code for rip that checks everything itself; 0: none. */
 /* What stands in an empty entry: an address that is looked up elsewhere, so that no branch finds it
- * here, wherever the guest sends it. */
+ * here, wherever the guest sends it. Zeros but for the first pair: fresh memory is an empty table. */
 static inline struct tr_jump tr_jump_empty(size_t index) {
-    return (struct tr_jump){.rip = BIT(63) | (index < 2 ? 2 : 0)};
+    return (struct tr_jump){.rip = index < 2 ? 2 : 0};
 }
 
 static inline u64 tr_jump_find(struct soft_vcpu *c, u64 rip) {

@@ -121,19 +121,28 @@ bool tr_cache_room(const struct soft_tr *t) {
            t->single_used + TR_TRACE_MAX * soft_single_size() < end.single_room;
 }
 
+/* No trace was made since all was forgotten, or ever: the tables are what they were, and a machine
+ * that was just made or restored need not touch a megabyte of fresh memory to empty it. */
+static bool nothing_made(const struct soft_tr *t) {
+    return !(t->filled >> 1) && !t->block_count && !t->slot_count;
+}
+
 void tr_cache_forget(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
-    t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
-    memset(t->page_head, 0, sizeof(t->page_head));
-    memset(t->slow, 0, sizeof(t->slow));
-    memset(t->hash, 0, sizeof(t->hash));
-    memset(t->region_end, 0, sizeof(t->region_end));
-    for (u32 i = 0; i < ARRAY_LEN(c->tr_jump); i++) {
-        c->tr_jump[i] = tr_jump_empty(i);
+    if (!nothing_made(t)) {
+        memset(t->page_head, 0, sizeof(t->page_head));
+        memset(t->slow, 0, sizeof(t->slow));
+        memset(t->hash, 0, sizeof(t->hash));
+        memset(t->region_end, 0, sizeof(t->region_end));
+        memset(c->tr_jump, 0, sizeof(c->tr_jump));
+        tr_pages_forget(c);
     }
+    c->tr_jump[0] = tr_jump_empty(0);
+    c->tr_jump[1] = tr_jump_empty(1);
+    t->exits[0] = (struct tr_exit){.kind = TR_FAULT};
     t->filled = 0;
     region_start(t, 0);
-    tr_pages_forget(c);
+    soft_derived_update(c);
 }
 
 u64 tr_cache_touched(const struct soft_tr *t) {

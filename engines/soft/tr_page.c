@@ -55,7 +55,6 @@ void tr_pages_forget(struct soft_vcpu *c) {
     t->slot_count = 0;
     memset(t->slots, 0, t->slot_max * sizeof(*t->slots));
     memset(t->seen, 0, seen_bytes(t));
-    soft_derived_update(c);
 }
 
 void tr_pages_trim(struct soft_vcpu *c) {
