@@ -54,7 +54,9 @@ LIBLINUX := $(BUILD)/liblinux.a
 LIBFAKE := $(BUILD)/libfake.a
 LIBCMD := $(BUILD)/libcmd.a
 ENGINE_LIBS := $(LIBSOFT) $(LIBKVM)
-LDLIBS := -ljansson -lmicrohttpd -lseccomp -luring -lz -lzstd -lpthread
+# Small libraries go into the program: each shared one costs a machine's start a tenth of a millisecond
+# and each machine its own pages. libmicrohttpd and libslirp are loaded by those that need them.
+LDLIBS := -Wl,-z,now -Wl,-Bstatic -ljansson -luring -lz -lzstd -Wl,-Bdynamic -lpthread
 
 .PHONY: all
 all: build/sosia
@@ -69,7 +71,7 @@ $(LIBCORE): $(call objs,$(CORE_SRC))
 $(LIBSOFT): $(call objs,$(SOFT_SRC) $(SOFT_ASM))
 $(LIBKVM): $(call objs,$(KVM_SRC))
 $(LIBIMAGE): $(call objs,$(IMAGE_SRC))
-$(LIBLINUX): $(call objs,$(LINUX_SRC))
+$(LIBLINUX): $(call objs,$(LINUX_SRC)) $(BUILD)/gen/fence_bpf.o
 $(LIBFAKE): $(call objs,$(FAKE_SRC))
 $(LIBCMD): $(call objs,$(CMD_SRC))
 
@@ -97,6 +99,17 @@ $(BUILD)/engines/soft/%.o: engines/soft/%.S
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(HOSTED) -c -o $@ $<
+
+# The seccomp filters are made when Sosia is built, by a program of its own.
+FENCE_GEN := $(BUILD)/gen/fence_gen
+$(FENCE_GEN): hosts/linux/gen/fence_gen.c hosts/linux/fence_bpf.h
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 $(WARN) -I. $(HOSTED) -o $@ $< -lseccomp
+$(BUILD)/gen/fence_bpf.c: $(FENCE_GEN)
+	$< >$@.new
+	mv $@.new $@
+$(BUILD)/gen/fence_bpf.o: $(BUILD)/gen/fence_bpf.c
 	$(CC) $(CFLAGS_ALL) $(HOSTED) -c -o $@ $<
 
 # --- unit tests: tests/unit/NAME_test.c, one program each --------------------------------------------

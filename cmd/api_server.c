@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The API's HTTP server, on libmicrohttpd with an epoll descriptor that this file's thread polls.
+ * The API's HTTP server, on libmicrohttpd (api_http.h) with an epoll descriptor that this file's
+ * thread polls.
  *
  *   fc_api thread                          event thread
  *     poll: listener, MHD, stop
@@ -14,7 +15,6 @@
 #include "cmd/api_server.h"
 
 #include <errno.h>
-#include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -25,6 +25,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "cmd/api_http.h"
+
 struct api_server {
     struct api *api;
     struct linux_host *lh;
@@ -32,6 +34,7 @@ struct api_server {
     struct sockaddr_un at;
     bool bound;
     int listen_fd, job_fd, stop_fd;
+    struct http_lib http;
     struct MHD_Daemon *mhd;
     struct host_thread *thread;
     u32 connections; /* fc_api only */
@@ -90,36 +93,38 @@ static void hand_over(struct api_server *s, const struct api_request *q, struct 
 
 /* --- replies ---------------------------------------------------------------------------------- */
 
-static enum MHD_Result send_reply(struct MHD_Connection *c, const struct api_reply *r, bool close) {
+static enum MHD_Result send_reply(struct api_server *s, struct MHD_Connection *c,
+                                  const struct api_reply *r, bool close) {
     size_t len = r->body ? strlen(r->body) : 0;
     struct MHD_Response *response =
-        MHD_create_response_from_buffer(len, r->body, MHD_RESPMEM_MUST_FREE);
+        s->http.create_response_from_buffer(len, r->body, MHD_RESPMEM_MUST_FREE);
     if (!response) {
         free(r->body);
         return MHD_NO;
     }
-    MHD_add_response_header(response, "Server", "Firecracker API");
+    s->http.add_response_header(response, "Server", "Firecracker API");
     if (r->body) {
-        MHD_add_response_header(response, "Content-Type", r->type);
+        s->http.add_response_header(response, "Content-Type", r->type);
     }
     if (r->deprecated) {
-        MHD_add_response_header(response, "Deprecation", "true");
+        s->http.add_response_header(response, "Deprecation", "true");
     }
     if (close) {
-        MHD_add_response_header(response, "Connection", "close");
+        s->http.add_response_header(response, "Connection", "close");
     }
-    enum MHD_Result rc = MHD_queue_response(c, (unsigned)r->status, response);
-    MHD_destroy_response(response);
+    enum MHD_Result rc = s->http.queue_response(c, (unsigned)r->status, response);
+    s->http.destroy_response(response);
     return rc;
 }
 
 /* What is wrong with the HTTP itself, and ends the connection. */
-static enum MHD_Result send_error(struct MHD_Connection *c, const char *text) {
+static enum MHD_Result send_error(struct api_server *s, struct MHD_Connection *c,
+                                  const char *text) {
     struct api_reply r = {.status = 400, .type = "application/json"};
     json_t *v = json_pack("{s:s}", "error", text);
     r.body = v ? json_dumps(v, JSON_COMPACT) : NULL;
     json_decref(v);
-    return send_reply(c, &r, true);
+    return send_reply(s, c, &r, true);
 }
 
 static enum MHD_Result send_too_large(struct api_server *s, struct MHD_Connection *c, u64 size) {
@@ -128,7 +133,7 @@ static enum MHD_Result send_too_large(struct api_server *s, struct MHD_Connectio
              "Request payload with size %llu is larger than the limit of %llu allowed by server.\n"
              "All previous unanswered requests will be dropped.",
              (unsigned long long)size, (unsigned long long)s->max_payload);
-    return send_error(c, text);
+    return send_error(s, c, text);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
@@ -146,11 +151,12 @@ static bool known_method(const char *method) {
 /* The head has come: refuse before a body is sent. */
 static enum MHD_Result begin(struct api_server *s, struct MHD_Connection *c, const char *method,
                              void **state) {
-    const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
+    const char *length = s->http.lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
     u64 size = length ? strtoull(length, NULL, 10) : 0;
     if (!known_method(method)) {
-        return send_error(c, "Invalid HTTP Method: Unsupported HTTP method.\nAll previous "
-                             "unanswered requests will be dropped.");
+        return send_error(s, c,
+                          "Invalid HTTP Method: Unsupported HTTP method.\nAll previous "
+                          "unanswered requests will be dropped.");
     }
     if (size > s->max_payload) {
         return send_too_large(s, c, size);
@@ -198,7 +204,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *c, const cha
     struct api_request q = {.method = method, .path = url, .body = u->body, .len = u->len};
     struct api_reply r = {0};
     hand_over(s, &q, &r);
-    return send_reply(c, &r, false);
+    return send_reply(s, c, &r, false);
 }
 
 static void on_completed(void *ctx, struct MHD_Connection *c, void **state,
@@ -250,18 +256,18 @@ static void accept_one(struct api_server *s) {
         return;
     }
     /* closes fd when it fails */
-    MHD_add_connection(s->mhd, fd, (struct sockaddr *)&peer, sizeof(sa_family_t));
+    s->http.add_connection(s->mhd, fd, (struct sockaddr *)&peer, sizeof(sa_family_t));
 }
 
 static void serve(void *ctx) {
     struct api_server *s = ctx;
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+    const union MHD_DaemonInfo *info = s->http.get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
     struct pollfd fd[3] = {{.fd = s->stop_fd, .events = POLLIN},
                            {.fd = s->listen_fd, .events = POLLIN},
                            {.fd = info->epoll_fd, .events = POLLIN}};
     for (;;) {
         MHD_UNSIGNED_LONG_LONG wait = 0;
-        bool timed = MHD_get_timeout(s->mhd, &wait) == MHD_YES;
+        bool timed = s->http.get_timeout(s->mhd, &wait) == MHD_YES;
         if (poll(fd, ARRAY_LEN(fd), timed ? (int)MIN(wait, 60000u) : -1) < 0 && errno != EINTR) {
             return;
         }
@@ -271,7 +277,7 @@ static void serve(void *ctx) {
         if (fd[1].revents & POLLIN) {
             accept_one(s);
         }
-        MHD_run(s->mhd);
+        s->http.run(s->mhd);
     }
 }
 
@@ -299,12 +305,16 @@ static int listen_at(struct api_server *s, const char *path, struct err *err) {
 
 static int start(struct api_server *s, struct err *err) {
     struct host *host = linux_host_host(s->lh);
+    int rc = http_lib_load(&s->http, err);
+    if (rc) {
+        return rc;
+    }
     s->job_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->stop_fd = eventfd(0, EFD_CLOEXEC);
     if (s->job_fd < 0 || s->stop_fd < 0 || linux_fd_watch(s->lh, s->job_fd, on_job, s)) {
         return ERR_SET(err, ERR_IO, "API server: %s", strerror(errno));
     }
-    s->mhd = MHD_start_daemon(
+    s->mhd = s->http.start_daemon(
         MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_SUPPRESS_DATE_NO_CLOCK, 0, NULL, NULL,
         on_request, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
         on_connection, s, MHD_OPTION_UNESCAPE_CALLBACK, no_unescape, s,
@@ -359,8 +369,8 @@ void api_server_destroy(struct api_server *s) {
         end_thread(s);
     }
     if (s->mhd) {
-        MHD_run(s->mhd); /* the last replies */
-        MHD_stop_daemon(s->mhd);
+        s->http.run(s->mhd); /* the last replies */
+        s->http.stop_daemon(s->mhd);
     }
     if (s->job_fd >= 0) {
         linux_fd_unwatch(s->lh, s->job_fd);

@@ -10,6 +10,7 @@
  * the jail. Any other program is copied there, as the jailer does, and must be static.
  */
 #include "cmd/jail.h"
+#include "cmd/api_http.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cmd/api_http.h"
 #include "cmd/cmd.h"
 
 enum { JAIL_FILES = 2048, JAIL_ARGS = 256 };
@@ -319,6 +321,7 @@ static int enter(struct jail *j, bool self, struct err *err) {
     rc = rc ? rc : netns_enter(j, err);
     if (!rc && self) {
         linux_preload();
+        http_lib_preload();
     }
     rc = rc ? rc : jail_root_enter(j, err);
     if (rc) {
