@@ -59,7 +59,8 @@ static int save(struct api *a, const json_t *body, struct err *err) {
         snapshot_files_abort(&f);
         return rc;
     }
-    return snapshot_files_commit(&f, true, err);
+    rc = snapshot_files_seal(&f, err);
+    return rc ? (snapshot_files_abort(&f), rc) : snapshot_files_commit(&f, true, err);
 }
 
 /* What the API knows goes with the machine's options. */

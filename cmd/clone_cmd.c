@@ -114,6 +114,7 @@ static int snapshot_take(struct control_client *c, const char *path, struct err 
     rc = control_ask(c,
                      json_pack("{s:s, s:s, s:b}", "request", "snapshot", "path", path, "pause", 1),
                      fds, 2, -1, NULL, err);
+    rc = rc ? rc : snapshot_files_seal(&f, err);
     return rc ? (snapshot_files_abort(&f), rc) : snapshot_files_commit(&f, false, err);
 }
 

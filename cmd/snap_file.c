@@ -148,11 +148,11 @@ static int check_sum(const char *name, const u8 *buf, size_t size, struct err *e
     return 0;
 }
 
-int snap_file_parse(const char *name, u8 *buf, size_t size, struct snap_file *out,
-                    struct err *err) {
+static int parse(const char *name, u8 *buf, size_t size, bool sealed, struct snap_file *out,
+                 struct err *err) {
     memset(out, 0, sizeof(*out));
     int rc = check_header(name, buf, size, err);
-    rc = rc ? rc : check_sum(name, buf, size, err);
+    rc = rc || !sealed ? rc : check_sum(name, buf, size, err);
     if (rc) {
         return rc;
     }
@@ -165,6 +165,11 @@ int snap_file_parse(const char *name, u8 *buf, size_t size, struct snap_file *ou
     out->buf = buf;
     out->size = size;
     return 0;
+}
+
+int snap_file_parse(const char *name, u8 *buf, size_t size, struct snap_file *out,
+                    struct err *err) {
+    return parse(name, buf, size, true, out, err);
 }
 
 static int read_all(int fd, u8 *buf, size_t size) {
@@ -181,7 +186,8 @@ static int read_all(int fd, u8 *buf, size_t size) {
     return 0;
 }
 
-int snap_file_read(const char *name, int fd, struct snap_file *out, struct err *err) {
+static int file_read(const char *name, int fd, bool sealed, struct snap_file *out,
+                     struct err *err) {
     struct stat st;
     if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
         return ERR_SET(err, ERR_FORMAT, "%s: not a file", name);
@@ -196,11 +202,24 @@ int snap_file_read(const char *name, int fd, struct snap_file *out, struct err *
     }
     int rc = read_all(fd, buf, size);
     rc = rc ? ERR_SET(err, ERR_IO, "%s: %s", name, strerror(-rc))
-            : snap_file_parse(name, buf, size, out, err);
+            : parse(name, buf, size, sealed, out, err);
     if (rc) {
         free(buf);
     }
     return rc;
+}
+
+int snap_file_read(const char *name, int fd, struct snap_file *out, struct err *err) {
+    return file_read(name, fd, true, out, err);
+}
+
+int snap_file_read_unsealed(const char *name, int fd, struct snap_file *out, struct err *err) {
+    return file_read(name, fd, false, out, err);
+}
+
+void snap_file_seal(struct snap_file *f, const u8 *sums) {
+    memcpy(f->buf + (f->sums - f->buf), sums, (size_t)f->sum_count * SHA256_SIZE);
+    sha256(f->buf, f->size - SHA256_SIZE, f->buf + f->size - SHA256_SIZE);
 }
 
 int snap_file_load(const char *path, struct snap_file *out, struct err *err) {
@@ -261,6 +280,14 @@ static void put_bytes(struct snap_writer *w, u32 tag, const void *data, size_t s
     snap_end(w, begin);
 }
 
+static void put_zeros(struct snap_writer *w, u32 tag, u64 size) {
+    size_t begin = snap_begin(w, tag, SECTION_VERSION);
+    for (u64 i = 0; i < size / 8; i++) {
+        snap_put64(w, 0);
+    }
+    snap_end(w, begin);
+}
+
 static void put_all(struct snap_writer *w, const struct snap_parts *p, u64 size) {
     static const u8 zero[SNAP_HEADER_SIZE - OFFSET_ZERO];
     const struct snap_info *info = p->info;
@@ -274,7 +301,12 @@ static void put_all(struct snap_writer *w, const struct snap_parts *p, u64 size)
     put_bytes(w, TAG_CONF, p->conf, strlen(p->conf));
     put_disks(w, info);
     cpuid_policy_save(p->cpuid, w);
-    put_bytes(w, TAG_CSUM, p->sums, (size_t)snap_chunks(info->memory) * SHA256_SIZE);
+    u64 sums = snap_chunks(info->memory) * SHA256_SIZE;
+    if (p->sums) {
+        put_bytes(w, TAG_CSUM, p->sums, sums);
+    } else {
+        put_zeros(w, TAG_CSUM, sums);
+    }
     if (info->incremental) {
         put_bytes(w, TAG_PAGE, p->pages, snap_page_bytes(info->memory));
     }
@@ -293,7 +325,10 @@ int snap_file_build(const struct snap_parts *p, u8 **buf, size_t *size, struct e
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
     put_all(&w, p, total);
-    sha256(w.buf, w.len, w.buf + w.len);
+    memset(w.buf + w.len, 0, SHA256_SIZE);
+    if (p->sums) {
+        sha256(w.buf, w.len, w.buf + w.len);
+    }
     *buf = w.buf;
     *size = total;
     return 0;

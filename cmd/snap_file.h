@@ -78,12 +78,17 @@ int snap_file_load(const char *path, struct snap_file *out, struct err *err);
 int snap_file_read(const char *name, int fd, struct snap_file *out, struct err *err);
 void snap_file_free(struct snap_file *f);
 
+/* A file that snap_file_build left unsealed: its checksums are zeros still. They go into f, and the
+ * file's own last; f->buf is then what it must be. sums: SHA256_SIZE for each of f->sum_count. */
+int snap_file_read_unsealed(const char *name, int fd, struct snap_file *out, struct err *err);
+void snap_file_seal(struct snap_file *f, const u8 *sums);
+
 /* What is needed to write one. */
 struct snap_parts {
     const struct snap_info *info;
     const struct cpuid_policy *cpuid;
     const char *conf;
-    const u8 *sums;
+    const u8 *sums; /* NULL: not known yet, the file stays unsealed and will not load */
     const u8 *pages;
     const u8 *machine; /* what vm_save wrote */
     size_t machine_size;

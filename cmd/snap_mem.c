@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory files of snapshots; see snap_mem.h. Chunks are shared out among a few threads, because
- * checksums take longer than copies. What the guest never touched is found without reading it:
- * holes of the shared memory, or pages of a private mapping that are neither in the page tables nor
- * in its file.
+ * Memory files of snapshots; see snap_mem.h. Chunks are shared out among a few threads. What the
+ * guest never touched is found without reading it: holes of the shared memory, or pages of a
+ * private mapping that are neither in the page tables nor in its file.
  */
 #include "cmd/snap_mem.h"
 
@@ -77,8 +76,12 @@ struct chunk {
     bool any;
 };
 
+static bool bit(const u64 *bits, u32 n) {
+    return bits[n / 64] >> n % 64 & 1;
+}
+
 static bool chunk_has(const struct chunk *c, u32 page) {
-    return c->map[page / 64] >> page % 64 & 1;
+    return bit(c->map, page);
 }
 
 static void chunk_add(struct chunk *c, u32 page) {
@@ -86,11 +89,10 @@ static void chunk_add(struct chunk *c, u32 page) {
     c->any = true;
 }
 
-static void chunk_find(struct chunk *c, const u64 *pages, u64 first) {
+/* Adds the pages of `bits`; those of zeros only with `zeros`. */
+static void chunk_find(struct chunk *c, const u64 bits[CHUNK_WORDS], bool zeros) {
     for (u32 i = 0; i < c->pages; i++) {
-        bool take = pages ? pages[(first + i) / 64] >> (first + i) % 64 & 1
-                          : !page_is_zero(c->data + (size_t)i * PAGE_SIZE);
-        if (take) {
+        if (bit(bits, i) && (zeros || !page_is_zero(c->data + (size_t)i * PAGE_SIZE))) {
             chunk_add(c, i);
         }
     }
@@ -111,13 +113,13 @@ static void chunk_sum(const struct chunk *c, const struct sha256 *fresh, u8 *sum
     sha256_final(&s, sum);
 }
 
-/* The next run of pages from *from on; its length, 0 at the end. */
-static u32 chunk_run(const struct chunk *c, u32 *from) {
+/* The next run of set bits from *from on; its length, 0 at the end. */
+static u32 bits_run(const u64 *bits, u32 count, u32 *from) {
     u32 n = 0;
-    while (*from < c->pages && !chunk_has(c, *from)) {
+    while (*from < count && !bit(bits, *from)) {
         ++*from;
     }
-    while (*from + n < c->pages && chunk_has(c, *from + n)) {
+    while (*from + n < count && bit(bits, *from + n)) {
         n++;
     }
     return n;
@@ -125,7 +127,7 @@ static u32 chunk_run(const struct chunk *c, u32 *from) {
 
 static int chunk_write(const struct chunk *c, int fd, u64 at) {
     int rc = 0;
-    for (u32 i = 0, n; !rc && (n = chunk_run(c, &i)); i += n) {
+    for (u32 i = 0, n; !rc && (n = bits_run(c->map, c->pages, &i)); i += n) {
         rc = snap_write_at(fd, c->data + (size_t)i * PAGE_SIZE, (size_t)n * PAGE_SIZE,
                            at + (u64)i * PAGE_SIZE);
     }
@@ -136,26 +138,37 @@ static int chunk_write(const struct chunk *c, int fd, u64 at) {
  */
 
 struct crew {
-    int (*one)(struct crew *crew, u64 chunk);
+    int (*one)(struct crew *crew, u64 chunk, u8 *room);
     void *ctx;
+    size_t room;     /* each member has so much memory for itself */
     u64 next, count; /* next: atomic */
     int result;      /* the first that was not 0; atomic */
     struct sha256 fresh;
 };
 
+static void crew_result(struct crew *crew, int rc) {
+    int none = 0;
+    __atomic_compare_exchange_n(&crew->result, &none, rc, false, __ATOMIC_RELAXED,
+                                __ATOMIC_RELAXED);
+}
+
 static void *crew_member(void *ctx) {
     struct crew *crew = ctx;
+    u8 *room = crew->room ? malloc(crew->room) : NULL;
+    if (crew->room && !room) {
+        crew_result(crew, -ERR_IO);
+    }
     while (!__atomic_load_n(&crew->result, __ATOMIC_RELAXED)) {
         u64 chunk = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
-        int rc = chunk < crew->count ? crew->one(crew, chunk) : 1, none = 0;
+        int rc = chunk < crew->count ? crew->one(crew, chunk, room) : 1;
         if (rc == 1) {
             break;
         }
         if (rc) {
-            __atomic_compare_exchange_n(&crew->result, &none, rc, false, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED);
+            crew_result(crew, rc);
         }
     }
+    free(room);
     return NULL;
 }
 
@@ -179,63 +192,99 @@ static int crew_run(struct crew *crew) {
 /* --- writing -----------------------------------------------------------------------------------
  */
 
-static bool file_hole(int fd, u64 at, u64 size) {
-    off_t data = lseek(fd, (off_t)at, SEEK_DATA);
-    return data < 0 ? errno == ENXIO : (u64)data >= at + size;
+static void bits_set(u64 *bits, u64 from, u64 to) {
+    for (u64 i = from; i < to; i++) {
+        bits[i / 64] |= BIT(i % 64);
+    }
 }
 
-static bool mapped_pages(const struct snap_mem_write *w, const u8 *data, u32 pages) {
-    u64 entry[CHUNK_PAGES], any = 0;
-    u64 at = (u64)(uintptr_t)data / PAGE_SIZE * ENTRY_SIZE;
-    if (w->pagemap < 0 || snap_read_at(w->pagemap, entry, pages * sizeof(u64), at)) {
-        return true;
+/* A bit for each page of a file that has data there (free it); all when it cannot say. One pass
+ * over all of it: to look for the end of the data in each chunk anew would take its square. NULL:
+ * no memory. */
+static u64 *file_pages(int fd, u64 size) {
+    u64 *bits = calloc(1, snap_page_bytes(size));
+    off_t end = (off_t)size, data, hole;
+    for (off_t pos = 0; bits && pos < end; pos = hole) {
+        data = lseek(fd, pos, SEEK_DATA);
+        hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+        if (data >= end || (data < 0 && errno == ENXIO)) {
+            break;
+        }
+        if (hole <= data) {
+            bits_set(bits, 0, size / PAGE_SIZE);
+            break;
+        }
+        hole = MIN(hole, end);
+        bits_set(bits, (u64)data / PAGE_SIZE, ((u64)hole + PAGE_SIZE - 1) / PAGE_SIZE);
+    }
+    return bits;
+}
+
+/* The pages that the process has of its own, or of the file. */
+static void mapped_pages(int pagemap, const u8 *data, u32 pages, u64 *bits) {
+    u64 entry[CHUNK_PAGES], at = (u64)(uintptr_t)data / PAGE_SIZE * ENTRY_SIZE;
+    if (pagemap < 0 || snap_read_at(pagemap, entry, pages * sizeof(u64), at)) {
+        bits_set(bits, 0, pages);
+        return;
     }
     for (u32 i = 0; i < pages; i++) {
-        any |= entry[i] & PAGEMAP_PRESENT;
+        bits[i / 64] |= entry[i] & PAGEMAP_PRESENT ? BIT(i % 64) : 0;
     }
-    return any;
 }
 
-/* Zeros for sure, without a look at them. */
-static bool untouched(const struct snap_mem_write *w, u64 at, const struct chunk *c) {
-    const struct host_ram *ram = w->ram;
-    if (ram->fd < 0 || !file_hole(ram->fd, at, (u64)c->pages * PAGE_SIZE)) {
-        return false;
-    }
-    return !ram->file || !mapped_pages(w, c->data, c->pages);
+/* Those of a bitmap of all pages that are in chunk n, which begins with one of its words. */
+static void bitmap_pages(const void *bitmap, u64 memory, u64 n, u64 bits[CHUNK_WORDS]) {
+    size_t size = CHUNK_WORDS * sizeof(u64), all = snap_page_bytes(memory), at = n * size;
+    memcpy(bits, (const u8 *)bitmap + at, MIN(size, all - at));
 }
 
 static u32 chunk_pages(u64 memory, u64 chunk) {
     return (u32)(MIN(SNAP_CHUNK, memory - chunk * SNAP_CHUNK) / PAGE_SIZE);
 }
 
-static int write_chunk(struct crew *crew, u64 n) {
-    struct snap_mem_write *w = crew->ctx;
-    u64 at = n * SNAP_CHUNK;
+struct writing {
+    struct snap_mem_write *w;
+    const u64 *pages; /* that may hold anything: a look at others would make them. NULL: all */
+};
+
+static int write_chunk(struct crew *crew, u64 n, u8 *room) {
+    const struct writing *ctx = crew->ctx;
+    struct snap_mem_write *w = ctx->w;
+    u64 at = n * SNAP_CHUNK, bits[CHUNK_WORDS] = {0}, bytes = 0;
     struct chunk c = {.data = w->ram->hva + at, .pages = chunk_pages(w->ram->size, n)};
-    if (w->pages || !untouched(w, at, &c)) {
-        chunk_find(&c, w->pages, at / PAGE_SIZE);
+    (void)room;
+    if (ctx->pages) {
+        bitmap_pages(ctx->pages, w->ram->size, n, bits);
+    } else {
+        bits_set(bits, 0, c.pages);
     }
+    if (w->ram->file && ctx->pages && !w->pages) {
+        mapped_pages(w->pagemap, c.data, c.pages, bits);
+    }
+    chunk_find(&c, bits, w->pages);
     int rc = chunk_write(&c, w->fd, at);
-    if (!rc) {
-        u64 bytes = 0;
-        for (u32 i = 0; i < CHUNK_WORDS; i++) {
-            bytes += (u64)__builtin_popcountll(c.map[i]) * PAGE_SIZE;
-        }
+    if (!rc && w->sums) {
         chunk_sum(&c, &crew->fresh, w->sums + n * SHA256_SIZE);
-        __atomic_fetch_add(&w->written, bytes, __ATOMIC_RELAXED);
     }
+    for (u32 i = 0; i < CHUNK_WORDS; i++) {
+        bytes += (u64)__builtin_popcountll(c.map[i]) * PAGE_SIZE;
+    }
+    __atomic_fetch_add(&w->written, bytes, __ATOMIC_RELAXED);
     return rc;
 }
 
 int snap_mem_write(struct snap_mem_write *w, struct err *err) {
-    struct crew crew = {.one = write_chunk, .ctx = w, .count = snap_chunks(w->ram->size)};
+    u64 *data = w->pages || w->ram->fd < 0 ? NULL : file_pages(w->ram->fd, w->ram->size);
+    struct writing ctx = {.w = w, .pages = w->pages ? w->pages : data};
+    struct crew crew = {.one = write_chunk, .ctx = &ctx, .count = snap_chunks(w->ram->size)};
     w->written = 0;
     if (ftruncate(w->fd, (off_t)w->ram->size)) {
+        free(data);
         return ERR_SET(err, errno == EFBIG || errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s: %s",
                        w->name, strerror(errno));
     }
     int rc = crew_run(&crew);
+    free(data);
     return !rc                  ? 0
            : rc == -ERR_NOSPACE ? ERR_SET(err, ERR_NOSPACE, "%s: the file system is full", w->name)
                                 : ERR_SET(err, ERR_IO, "%s: cannot be written", w->name);
@@ -278,41 +327,58 @@ int snap_mem_open(const char *path, const struct snap_file *f, u64 vmgenid, stru
 struct checker {
     int fd;
     const struct snap_file *f;
+    const void *pages; /* those to read */
+    u8 *sums;          /* NULL: compare with those of f */
 };
 
-static int check_chunk(struct crew *crew, u64 n) {
-    const struct checker *ck = crew->ctx;
-    u64 memory = ck->f->info.memory, at = n * SNAP_CHUNK;
-    struct chunk c = {.pages = chunk_pages(memory, n)};
-    const u8 *want = ck->f->sums + n * SHA256_SIZE;
-    u8 sum[SHA256_SIZE] = {0}, *data = NULL;
-    bool hole = file_hole(ck->fd, at, (u64)c.pages * PAGE_SIZE);
-    if (!hole || ck->f->pages) {
-        size_t size = (size_t)c.pages * PAGE_SIZE;
-        data = calloc(1, SNAP_CHUNK);
-        if (!data || snap_read_at(ck->fd, data, size, at)) {
-            free(data);
-            return -ERR_IO;
-        }
-        u64 bits[CHUNK_WORDS] = {0};
-        if (ck->f->pages) {
-            memcpy(bits, ck->f->pages + at / PAGE_SIZE / 8,
-                   MIN(sizeof(bits), snap_page_bytes(memory) - at / PAGE_SIZE / 8));
-        }
-        c.data = data;
-        chunk_find(&c, ck->f->pages ? bits : NULL, 0);
-        chunk_sum(&c, &crew->fresh, sum);
-        free(data);
+/* The pages of `bits` to their places in the chunk. */
+static int chunk_read(int fd, u64 at, const u64 bits[CHUNK_WORDS], u32 pages, u8 *data) {
+    int rc = 0;
+    for (u32 i = 0, n; !rc && (n = bits_run(bits, pages, &i)); i += n) {
+        rc = snap_read_at(fd, data + (size_t)i * PAGE_SIZE, (size_t)n * PAGE_SIZE,
+                          at + (u64)i * PAGE_SIZE);
     }
-    return memcmp(sum, want, SHA256_SIZE) ? -ERR_FORMAT : 0;
+    return rc;
 }
 
-int snap_mem_check(const char *path, int fd, const struct snap_file *f, struct err *err) {
-    struct checker ck = {.fd = fd, .f = f};
-    struct crew crew = {.one = check_chunk, .ctx = &ck, .count = f->sum_count};
-    int rc = crew_run(&crew);
+static int check_chunk(struct crew *crew, u64 n, u8 *room) {
+    const struct checker *ck = crew->ctx;
+    u64 memory = ck->f->info.memory, at = n * SNAP_CHUNK, bits[CHUNK_WORDS] = {0};
+    struct chunk c = {.data = room, .pages = chunk_pages(memory, n)};
+    u8 sum[SHA256_SIZE];
+    bitmap_pages(ck->pages, memory, n, bits);
+    int rc = chunk_read(ck->fd, at, bits, c.pages, room);
+    if (rc) {
+        return rc;
+    }
+    chunk_find(&c, bits, ck->f->pages);
+    chunk_sum(&c, &crew->fresh, sum);
+    if (ck->sums) {
+        memcpy(ck->sums + n * SHA256_SIZE, sum, sizeof(sum));
+        return 0;
+    }
+    return memcmp(sum, ck->f->sums + n * SHA256_SIZE, sizeof(sum)) ? -ERR_FORMAT : 0;
+}
+
+static int read_all(const char *path, struct checker *ck, struct err *err) {
+    struct crew crew = {
+        .one = check_chunk, .ctx = ck, .count = ck->f->sum_count, .room = SNAP_CHUNK};
+    u64 *data = ck->f->pages ? NULL : file_pages(ck->fd, ck->f->info.memory);
+    ck->pages = ck->f->pages ? (const void *)ck->f->pages : data;
+    int rc = ck->pages ? crew_run(&crew) : -ERR_IO;
+    free(data);
     return !rc ? 0
            : rc == -ERR_FORMAT
                ? ERR_SET(err, ERR_FORMAT, "%s: damaged: a checksum of the memory is wrong", path)
                : ERR_SET(err, ERR_IO, "%s: cannot be read", path);
+}
+
+int snap_mem_sum(const char *path, int fd, const struct snap_file *f, u8 *sums, struct err *err) {
+    struct checker ck = {.fd = fd, .f = f, .sums = sums};
+    return read_all(path, &ck, err);
+}
+
+int snap_mem_check(const char *path, int fd, const struct snap_file *f, struct err *err) {
+    struct checker ck = {.fd = fd, .f = f};
+    return read_all(path, &ck, err);
 }

@@ -21,7 +21,7 @@ struct snap_mem_write {
     int fd;           /* empty file, for writing */
     const char *name; /* for messages */
     int pagemap;      /* /proc/self/pagemap: what the guest never touched is not read; -1: it is */
-    u8 *sums;         /* out: SHA256_SIZE for each chunk */
+    u8 *sums;         /* out: SHA256_SIZE for each chunk; NULL: snap_mem_sum does it later */
     u64 written;      /* out: bytes of pages */
 };
 
@@ -34,6 +34,8 @@ int snap_mem_open(const char *path, const struct snap_file *f, u64 vmgenid, stru
 int snap_mem_fd_check(const char *path, int fd, const struct snap_file *f, u64 vmgenid,
                       struct err *err);
 
+/* Reads all of it: the checksums into sums, SHA256_SIZE for each chunk. 0 or -ERR_IO. */
+int snap_mem_sum(const char *path, int fd, const struct snap_file *f, u8 *sums, struct err *err);
 /* Reads all of it and compares the checksums: 0, -ERR_FORMAT or -ERR_IO. */
 int snap_mem_check(const char *path, int fd, const struct snap_file *f, struct err *err);
 

@@ -2,7 +2,8 @@
 /*
  * Taking snapshots; see snapshot.h. While the machine is frozen its memory, then its state are
  * written to files that somebody else has opened, so that a fenced process can do it. The state
- * file is complete last: without it the memory is worth nothing. All on the event thread.
+ * file is complete last: without it the memory is worth nothing. The checksums are made of the
+ * files when the machine runs again (snapshot_files_seal). All on the event thread.
  */
 #include "cmd/snapshot.h"
 
@@ -74,6 +75,28 @@ void snapshot_files_abort(struct snapshot_files *f) {
     close_one(&f->memory_fd);
 }
 
+int snapshot_files_seal(struct snapshot_files *f, struct err *err) {
+    struct snap_file *file = calloc(1, sizeof(*file));
+    int rc = file ? snap_file_read_unsealed(f->state, f->state_fd, file, err)
+                  : ERR_SET(err, ERR_NOMEM, "out of memory");
+    u8 *sums = rc ? NULL : calloc(file->sum_count, SHA256_SIZE);
+    if (!rc && !sums) {
+        rc = ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    rc = rc ? rc : snap_mem_sum(f->memory, f->memory_fd, file, sums, err);
+    if (!rc) {
+        snap_file_seal(file, sums);
+        rc = snap_write_at(f->state_fd, file->buf, file->size, 0);
+        rc = rc ? ERR_SET(err, (enum err_code) - rc, "%s: cannot be written", f->state) : 0;
+    }
+    free(sums);
+    if (file) {
+        snap_file_free(file);
+    }
+    free(file);
+    return rc;
+}
+
 /* The old state goes first: it must not be found beside the new memory. */
 int snapshot_files_commit(struct snapshot_files *f, bool sync, struct err *err) {
     if (sync && (fdatasync(f->memory_fd) || fdatasync(f->state_fd))) {
@@ -101,7 +124,6 @@ struct taking {
     struct vm *vm;
     const struct snapshot_save *o;
     struct snap_info info;
-    u8 *sums;
     char *conf;
     u8 *state; /* of vm_save */
     size_t state_size;
@@ -175,8 +197,7 @@ static int memory_write(struct taking *t, struct snapshot_result *result, struct
                                .pages = t->pages,
                                .fd = t->o->memory_fd,
                                .pagemap = t->m->snapshot->pagemap,
-                               .name = t->o->memory_path ? t->o->memory_path : t->o->state_path,
-                               .sums = t->sums};
+                               .name = t->o->memory_path ? t->o->memory_path : t->o->state_path};
     if (!at) {
         return ERR_SET(err, ERR_STATE, "the machine has too little memory for a snapshot");
     }
@@ -192,7 +213,6 @@ static int state_write(struct taking *t, struct snapshot_result *result, struct 
     struct snap_parts parts = {.info = &t->info,
                                .cpuid = &t->vm->cpuid,
                                .conf = t->conf,
-                               .sums = t->sums,
                                .pages = (const u8 *)t->pages,
                                .machine = t->state,
                                .machine_size = t->state_size};
@@ -299,17 +319,14 @@ int snapshot_save(struct machine *m, const struct snapshot_save *o, struct snaps
     }
     *t = (struct taking){.m = m, .vm = pc_vm(m->pc), .o = o};
     u64 begin = host_now(t->vm->host);
-    t->sums = calloc(snap_chunks(t->vm->backing.size), SHA256_SIZE);
     t->conf = snap_conf_write(m);
     vm_freeze(t->vm);
-    rc =
-        t->sums && t->conf ? take_frozen(t, result, err) : ERR_SET(err, ERR_NOMEM, "out of memory");
+    rc = t->conf ? take_frozen(t, result, err) : ERR_SET(err, ERR_NOMEM, "out of memory");
     if (!rc && o->paused) {
         vm_pause(t->vm);
     }
     vm_thaw(t->vm);
     result->pause_ns = host_now(t->vm->host) - begin;
-    free(t->sums);
     free(t->conf);
     free(t->state);
     free(t);

@@ -3,7 +3,7 @@
  * Snapshots of a machine of this process, and machines made from snapshots. docs/snapshots.md
  * describes the files and what they promise.
  *
- *   save:     snapshot_files_create -> snapshot_save -> snapshot_files_commit (or _abort)
+ *   save:     snapshot_files_create -> snapshot_save -> snapshot_files_seal -> _commit (or _abort)
  *   restore:  snapshot_open (fills the options) -> machine.restore -> machine_create ->
  *             machine_start
  *
@@ -35,6 +35,9 @@ struct snapshot_files {
 /* memory NULL: "STATE.mem". 0 or a negative code, nothing left behind then. */
 int snapshot_files_create(struct snapshot_files *f, const char *state, const char *memory,
                           struct err *err);
+/* Checksums of what snapshot_save wrote. They take longer than the copy, so the machine runs again
+ * meanwhile, and it is not its process that works (`sosia snapshot`). On failure: _abort. */
+int snapshot_files_seal(struct snapshot_files *f, struct err *err);
 /* Puts them in their places, memory first; sync: on the disk before. On failure they are gone. */
 int snapshot_files_commit(struct snapshot_files *f, bool sync, struct err *err);
 void snapshot_files_abort(struct snapshot_files *f);
@@ -55,7 +58,8 @@ struct snapshot_result {
     bool incremental; /* it was not the first one */
 };
 
-/* Saves m, which goes on running also when this fails: -ERR_NOSPACE, -ERR_IO, -ERR_STATE ... */
+/* Saves m to files that snapshot_files_seal must see; m goes on running also when this fails:
+ * -ERR_NOSPACE, -ERR_IO, -ERR_STATE ... */
 int snapshot_save(struct machine *m, const struct snapshot_save *o, struct snapshot_result *result,
                   struct err *err);
 
