@@ -158,10 +158,16 @@ static int change_file(struct api *a, size_t index, const json_t *drive, struct 
     }
     d->backend = be;
     old->ops->close(old);
-    /* what a snapshot names from now on */
-    return run_options_replace(&a->m->o, &a->m->o.disk[index].open.path, option.open.path)
-               ? api_refuse(e, "Drive config error: out of memory")
-               : 0;
+    /* what a snapshot names from now on, from wherever it is restored */
+    char *real = realpath(option.open.path, NULL);
+    rc = run_options_replace(&a->m->o, &a->m->o.disk[index].open.path,
+                             real ? real : option.open.path);
+    free(real);
+    if (rc) {
+        return api_refuse(e, "Drive config error: out of memory");
+    }
+    snapshot_disk_changed(a->m, (u32)index);
+    return 0;
 }
 
 int api_patch_drive(struct api *a, struct api_call *call, json_t **out, struct api_text *e) {

@@ -75,6 +75,7 @@ struct run_options {
     bool fence;           /* give rights away before the guest runs: hosts/linux/fence.h */
     bool paused;          /* begin paused, as `sosia pause` does */
     bool portable;        /* only what kvm has on this host, too: the machine can go there */
+    bool merge_pages;     /* guest RAM is offered to the kernel's page merging */
     bool mmio, mmio_cmdline, rng, test_devices, quiet, stats;
     u32 trace;
     char *strings[OPT_STRINGS]; /* to free */

@@ -177,6 +177,22 @@ static void config_fill(struct machine *m) {
     c->trace = o->trace;
 }
 
+static void merge_begin(struct machine *m) {
+    if (!m->o.merge_pages) {
+        return;
+    }
+    enum ksm_state ksm = linux_ksm_state();
+    linux_ram_mergeable(m->lh);
+    if (m->restore) {
+        linux_ram_merge(m->cfg.ram);
+    }
+    if (ksm != KSM_ON && !m->o.quiet) {
+        complain("--merge-pages: this kernel %s",
+                 ksm == KSM_OFF ? "does not merge pages now (/sys/kernel/mm/ksm/run)"
+                                : "cannot merge pages (it has no KSM)");
+    }
+}
+
 static int serial_limit(struct machine *m, struct err *err) {
     struct char_backend **com1 = &m->cfg.serial[0];
     if (!m->o.serial_limit.size || !*com1) {
@@ -197,6 +213,7 @@ int machine_create(struct machine *m, struct err *err) {
     if (rc) {
         return rc;
     }
+    merge_begin(m);
     m->engine = engine_select(linux_host_host(m->lh), m->o.engine, m->o.quiet, &m->caps, err);
     if (!m->engine) {
         return err->code;
@@ -222,7 +239,6 @@ int machine_create(struct machine *m, struct err *err) {
 /* From here on the process holds what the running machine needs, nothing more. */
 static int fence_up(struct machine *m, struct err *err) {
     char dir[128];
-    m->status_fd = m->o.stats ? open("/proc/self/status", O_RDONLY | O_CLOEXEC) : -1;
     if (!m->o.fence) {
         return 0;
     }
@@ -260,8 +276,9 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
         manage_pause(m);
     }
     rc = rc ? rc : fence_up(m, err);
+    rc = rc ? rc : vm_start(vm, err);
     started_note(m);
-    return rc ? rc : vm_start(vm, err);
+    return rc;
 }
 
 void machine_destroy(struct machine *m) {

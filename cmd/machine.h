@@ -49,7 +49,6 @@ struct machine {
      * owns. */
     int (*wrap_net)(void *ctx, u32 i, struct net_backend **be, struct err *err);
     void *wrap_ctx;
-    int status_fd;       /* /proc/self/status, opened before the fence; for --stats */
     char **argv;         /* the command, for `sosia ls`; NULL: not told */
     u64 main_ns;         /* host clock when the command began; the caller fills it */
     u64 started_ns;      /* and when the vCPUs were let go */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cmd/machine.h"
+#include "cmd/manage.h"
 #include "cmd/stats.h"
 
 /* Resident memory that is neither guest RAM and code caches (shared memory) nor shared with other
@@ -58,8 +59,9 @@ void machine_print_stats(struct machine *m) {
         complain("stats: %s", line);
     }
     complain(
-        "stats: ready to run %.3f ms after the start of the command, %.3f ms of them computing",
-        m->ready_ms, m->ready_cpu_ms);
+        "stats: ready to run %.3f ms after the start of the command, %.3f ms of them computing, at "
+        "%.6f s of the host's clock",
+        m->ready_ms, m->ready_cpu_ms, (double)m->started_ns / 1e9);
     complain("stats: %llu KiB of memory beside guest RAM, code caches included",
-             (unsigned long long)(own_memory_kib(m->status_fd) + sum.tr.code_bytes / KIB));
+             (unsigned long long)(own_memory_kib(manage_status_fd(m)) + sum.tr.code_bytes / KIB));
 }

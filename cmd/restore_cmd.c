@@ -28,6 +28,7 @@ enum option_id {
     OPT_TRACE,
     OPT_PAUSED,
     OPT_FENCE,
+    OPT_MERGE_PAGES,
     OPT_QUIET,
     OPT_STATS,
     OPT_HELP,
@@ -49,6 +50,7 @@ static const struct option long_options[] = {
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
     {"trace", required_argument, NULL, OPT_TRACE},
     {"fence", required_argument, NULL, OPT_FENCE},
+    {"merge-pages", no_argument, NULL, OPT_MERGE_PAGES},
     {"paused", no_argument, NULL, OPT_PAUSED},
     {"detach", no_argument, NULL, 'd'},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -79,6 +81,7 @@ static const char help_text[] =
     "  --translator on|off      soft engine: translate hot code\n"
     "  --fence on|off           drop rights and system calls before the guest runs (default: on)\n"
     "  --trace LIST             as in `sosia run`\n"
+    "  --merge-pages            let the kernel merge equal pages of guests, as in `sosia run`\n"
     "  --paused                 do not run before `sosia resume`\n"
     "  --quiet                  no line about the engine\n"
     "  --stats                  print counters of the run at its end\n"
@@ -92,7 +95,7 @@ struct request {
     const char *name, *engine, *console, *translator, *trace, *fence;
     const char *disk[MAX_REPLACED], *net[MAX_REPLACED], *share[MAX_REPLACED];
     u32 disk_count, net_count, share_count;
-    bool quiet, stats, detach, paused;
+    bool quiet, stats, detach, paused, merge_pages;
 };
 
 static int keep(const char **list, u32 *count, const char *arg, struct err *err) {
@@ -146,6 +149,9 @@ static int take(struct request *q, int id, const char *arg, struct err *err) {
         return 0;
     case OPT_FENCE:
         q->fence = arg;
+        return 0;
+    case OPT_MERGE_PAGES:
+        q->merge_pages = true;
         return 0;
     case OPT_PAUSED:
         q->paused = true;
@@ -285,6 +291,7 @@ static int replace(const struct request *q, struct run_options *o, struct err *e
     o->name = q->name;
     o->quiet = q->quiet;
     o->paused = q->paused;
+    o->merge_pages = q->merge_pages;
     o->stats = q->stats;
     return rc;
 }

@@ -44,6 +44,7 @@ enum option_id {
     OPT_QUIET,
     OPT_STATS,
     OPT_FENCE,
+    OPT_MERGE_PAGES,
     OPT_PERF_MAP,
     OPT_TRANSLATOR,
     OPT_CODE_CACHE,
@@ -84,6 +85,7 @@ static const struct option long_options[] = {
     {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"fence", required_argument, NULL, OPT_FENCE},
+    {"merge-pages", no_argument, NULL, OPT_MERGE_PAGES},
     {"stats", optional_argument, NULL, OPT_STATS},
     {"perf-map", optional_argument, NULL, OPT_PERF_MAP},
     {"translator", required_argument, NULL, OPT_TRANSLATOR},
@@ -151,6 +153,8 @@ static const char help_text[] =
     "  --test-devices           QEMU's isa-debug-exit and pc-testdev\n"
     "  --config FILE            a machine in Firecracker's JSON format\n"
     "  --quiet                  no line about the engine\n"
+    "  --merge-pages            let the kernel merge equal pages of guests (KSM); not between\n"
+    "                           tenants, see docs/security.md\n"
     "  --fence on|off           drop rights and system calls before the guest runs (default: on)\n"
     "  --stats[=full]           print counters of the run at its end; full: translated code\n"
     "                           counts its instructions and lookups, which makes it slower\n"
@@ -480,6 +484,9 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_transport(o, arg, err);
     case OPT_RNG:
         return parse_on_off(&o->rng, "rng", arg, err);
+    case OPT_MERGE_PAGES:
+        o->merge_pages = true;
+        return 0;
     case OPT_FENCE:
         return parse_on_off(&o->fence, "fence", arg, err);
     case OPT_CLOUD_INIT:

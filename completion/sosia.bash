@@ -3,7 +3,7 @@
 _sosia() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local options="--boot --kernel --initrd --module --cmdline --engine --cpus --memory --disk --net --share --console --serial --name --detach --log
-        --virtio-console --debugcon --transport --rng --cloud-init --vsock --agent --balloon --gdb --trace --test-devices --config --quiet --fence --stats --stats=full --perf-map --portable --translator
+        --virtio-console --debugcon --transport --rng --cloud-init --vsock --agent --balloon --gdb --trace --test-devices --config --quiet --fence --merge-pages --stats --stats=full --perf-map --portable --translator
         --code-cache --verify --audit --help"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -31,7 +31,7 @@ _sosia() {
     restore)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -W "--name --engine --detach --console --disk --net --share --overlay --memory-file --uffd
-            --check --track --paused --force --fence --translator --trace --quiet --stats --help" -- "$cur")
+            --check --track --paused --force --fence --merge-pages --translator --trace --quiet --stats --help" -- "$cur")
         return ;;
     snapshot)
         compopt -o filenames

@@ -99,6 +99,7 @@ struct linux_host {
     struct fence *fence;
     struct loop *loop;
     struct pool *pool;
+    bool merge_ram; /* linux_ram_mergeable */
     enum log_level log_level;
     void *main_stack; /* alternate signal stack of the thread that created the host */
 };

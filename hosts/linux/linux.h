@@ -80,6 +80,14 @@ void linux_tsc_confirm(const struct linux_tsc_mark *mark, u64 hz);
  * fd belongs to *out when this succeeds. 0 or -ERR_NOMEM. */
 int linux_ram_map(int fd, u64 size, struct host_ram *out);
 void linux_ram_free(struct host *host, struct host_ram *ram);
+/* Page merging (KSM, Documentation/admin-guide/mm/ksm.rst of Linux): pages of guest RAM with the
+ * same contents as others that are offered, in other processes too, become one until somebody
+ * writes. Not by default: docs/security.md. linux_ram_mergeable is for RAM that the host makes from
+ * now on (private then, not a file), linux_ram_merge for RAM that linux_ram_map has made. */
+void linux_ram_mergeable(struct linux_host *lh);
+void linux_ram_merge(const struct host_ram *ram);
+enum ksm_state { KSM_MISSING, KSM_OFF, KSM_ON };
+enum ksm_state linux_ksm_state(void);
 
 /* --- the fence: fence.h ----------------------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
  * Memory of the Linux host: the monitor's own from the C library, large tables and guest RAM from
  * mmap, generated code as shared memory mapped twice (read-write and read-execute).
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,8 +52,23 @@ void linux_pages_discard(struct host *host, void *ptr, size_t size) {
     }
 }
 
+/* KSM takes no shared memory. */
+static int ram_private(u64 size, struct host_ram *out) {
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    if (p == MAP_FAILED) {
+        return -ERR_NOMEM;
+    }
+    madvise(p, size, MADV_DONTDUMP);
+    *out = (struct host_ram){.hva = p, .size = size, .fd = -1};
+    linux_ram_merge(out);
+    return 0;
+}
+
 int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out) {
-    (void)host;
+    if (linux_of(host)->merge_ram) {
+        return ram_private(size, out);
+    }
     int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return -ERR_NOMEM;
@@ -82,6 +98,24 @@ int linux_ram_map(int fd, u64 size, struct host_ram *out) {
     madvise(p, size, MADV_DONTDUMP);
     *out = (struct host_ram){.hva = p, .size = size, .fd = fd, .file = true};
     return 0;
+}
+
+void linux_ram_mergeable(struct linux_host *lh) {
+    lh->merge_ram = true;
+}
+
+void linux_ram_merge(const struct host_ram *ram) {
+    (void)madvise(ram->hva, ram->size, MADV_MERGEABLE);
+}
+
+enum ksm_state linux_ksm_state(void) {
+    char on = 0;
+    int fd = open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, &on, 1) : 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return n != 1 ? KSM_MISSING : on == '1' ? KSM_ON : KSM_OFF;
 }
 
 void linux_ram_free(struct host *host, struct host_ram *ram) {

@@ -392,12 +392,15 @@ def drive_change(tmp):
     state, memory = os.path.join(tmp, "vm.snap"), os.path.join(tmp, "vm.mem")
     s.good("PUT", "/snapshot/create", {"snapshot_path": state, "mem_file_path": memory})
     s.stop()
+    info = json.loads(run_program(SOSIA, "snapshot", "info", "--json", "--check", state)[1])
+    disk = info["disks"][1]  # size and time of the new file, against which a restore compares
+    expect(disk["path"] == os.path.realpath(b) and disk["size"] == 16384, disk)
     t = Server(API, tmp, name="restored")  # with the file that the drive had last
     t.good("PUT", "/snapshot/load", {"snapshot_path": state, "mem_file_path": memory, "resume_vm": True})
     expect(t.headers.get("deprecation") == "true", t.headers)
     t.wait_text("size 32 second")
     drive = t.good("GET", "/vm/config")["drives"][1]
-    expect(drive["path_on_host"] == b and drive["rate_limiter"] == limit, drive)
+    expect(drive["path_on_host"] == os.path.realpath(b) and drive["rate_limiter"] == limit, drive)
     t.good("PATCH", "/drives/extra", {"drive_id": "extra", "path_on_host": a})
     t.wait_text("size 8 first")
     run_program(SOSIA, "pause", str(t.process.pid))

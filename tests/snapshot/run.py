@@ -351,7 +351,38 @@ def test_engine(b):
     b.refused("engine", m, "magic", why="not one of")
 
 
-TESTS = [test_basic, test_disk, test_incremental, test_damaged, test_full, test_clone, test_uffd, test_engine]
+def test_fork(b):
+    """A kernel that knows the generation identifier (Debian's 6.1 does not) seeds its random numbers anew."""
+    guest = os.path.join(TOP, "build/guests/linux-6.12-cloud-amd64")
+    if not os.path.exists(guest + "/initrd.img"):
+        return "no kernel with CONFIG_VMGENID: guests/linux/build.sh 6.12-cloud-amd64"
+    log = b.path("fork.log")
+    b.names += ["fork", "forked"]
+    b.sosia("run", "-d", "--quiet", "--engine", b.engine, "--name", "fork", "--memory", "128M", "--kernel", guest + "/vmlinuz",
+            "--initrd", guest + "/initrd.img", "--console", "file=" + log,
+            "--cmdline", 'console=ttyS0 sosia.run="i=0; while sleep 0.2; do echo beat $((i=i+1)) generation 0; done"')
+    b.wait("fork", 2)
+    need("reseeded" not in b.log("fork"), "reseeded without a reason")
+    saved(b, "fork", b.path("s"))
+    b.sosia("restore", "-d", "--quiet", "--name", "forked", "--console", "file=" + b.path("forked.log"), b.path("s"))
+    b.wait("forked", 2)
+    need("crng reseeded due to virtual machine fork" in b.log("forked"), b.log("forked")[-300:])
+
+
+def test_merge(b):
+    """Memory that may be merged is saved and restored like other memory."""
+    m = b.machine("--merge-pages")
+    n = saved(b, m, b.path("s"))
+    one = b.goes_on(b.path("s"), n, "--merge-pages", "--check")
+    with open("/proc/%s/smaps" % open(os.path.join(b.run, "sosia", one + ".lock")).read().strip()) as f:
+        areas = re.findall(r"(?m)^[0-9a-f]+-.* (\S*)\n(?:.*\n)*?VmFlags: (.*)$", f.read())
+    flags = [flags for path, flags in areas if path.endswith("/s.mem")]
+    if not os.path.exists("/sys/kernel/mm/ksm"):
+        return "this kernel has no KSM"
+    need(flags and all(" mg" in " " + f for f in flags), "not mergeable: %s" % flags)
+
+
+TESTS = [test_fork, test_merge, test_basic, test_disk, test_incremental, test_damaged, test_full, test_clone, test_uffd, test_engine]
 
 
 def main():
