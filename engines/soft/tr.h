@@ -367,7 +367,8 @@ static inline struct tr_jump *tr_jump_other(struct soft_vcpu *c, u64 rip) {
 }
 /* Generated code for rip that checks everything itself; 0: none. */
 /* What stands in an empty entry: an address that is looked up elsewhere, so that no branch finds it
- * here, wherever the guest sends it. Zeros but for the first pair: fresh memory is an empty table. */
+ * here, wherever the guest sends it. Zeros but for the first pair: fresh memory is an empty table.
+ */
 static inline struct tr_jump tr_jump_empty(size_t index) {
     return (struct tr_jump){.rip = index < 2 ? 2 : 0};
 }
