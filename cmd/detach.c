@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/registry.h"
 
 /* Prints the name that comes; the exit status. */
 static int parent_wait(int from, pid_t child) {
@@ -26,6 +27,7 @@ static int parent_wait(int from, pid_t child) {
     close(from);
     if (len) {
         puts(name);
+        registry_prune();
         return 0;
     }
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {

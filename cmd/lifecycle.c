@@ -278,7 +278,9 @@ int cmd_wait(int argc, char **argv) {
     int status;
     if (usage_wrong(argc, argv,
                     "usage: sosia wait MACHINE\n\nWaits for the end of a machine; its exit status "
-                    "is that of\nthe machine, 1 when it died.\n",
+                    "is that of\nthe machine, 1 when it died. A machine of the background "
+                    "that has ended already is\nremembered for an hour, until its name is taken "
+                    "again.\n",
                     &status)) {
         return status;
     }
@@ -286,6 +288,9 @@ int cmd_wait(int argc, char **argv) {
     if (!rc) {
         rc = await_end(c, -1, &reply, &err);
         control_close(c);
+    }
+    if (rc && !registry_status(argv[1], &status)) {
+        return status; /* it ended before, or just now */
     }
     status = rc ? fail("wait", &err) : (int)json_integer_value(json_object_get(reply, "status"));
     json_decref(reply);

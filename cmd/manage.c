@@ -343,6 +343,9 @@ int manage_register(struct machine *m, struct err *err) {
     m->manage->status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
     int rc = feed_create(m->lh, LOG_RING, &m->manage->log, err);
     rc = rc ? rc : name_take(m, err);
+    if (!rc && m->o.detach && m->reg) { /* else whoever started it gets its exit status */
+        registry_record(m->reg);
+    }
     if (!rc) {
         linux_log_listen(on_log_line, m->manage->log);
         linux_log_name(m->reg ? registry_name(m->reg) : "-");
@@ -383,6 +386,9 @@ static void tell_waiting(struct manage *g) {
 }
 
 void manage_release(struct machine *m) {
+    if (m->manage && m->reg && m->manage->stop.reason != STOP_NONE) {
+        registry_ended(m->reg, m->manage->stop.code);
+    }
     if (m->manage) {
         tell_waiting(m->manage);
     }

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cmd/registry_end.h"
 #include "hosts/linux/linux.h"
 
 enum {
@@ -34,6 +35,7 @@ enum {
 struct registration {
     char name[REGISTRY_NAME_MAX + 1];
     int dir_fd, lock_fd, socket_fd;
+    int end_fd; /* its record; -1: keeps none */
 };
 
 /* --- names ------------------------------------------------------------------------------------ */
@@ -134,6 +136,7 @@ static void files_remove(int dir_fd, const char *name) {
     char file[FILE_MAX];
     file_name(file, name, ".ctl");
     unlinkat(dir_fd, file, 0);
+    record_remove(dir_fd, name, true);
     file_name(file, name, ".lock");
     unlinkat(dir_fd, file, 0);
 }
@@ -188,6 +191,7 @@ static int claim_one(struct registration *reg, const char *name, struct err *err
         return ERR_SET(err, ERR_IO, "machine %s: its lock file: %s", name, strerror(-fd));
     }
     reg->lock_fd = fd;
+    record_remove(reg->dir_fd, name, false); /* of the last machine of that name */
     registry_set_pid(reg);
     return socket_bind(reg, err);
 }
@@ -218,7 +222,7 @@ int registry_claim(const char *name, bool unique, struct registration **out, str
     if (!reg) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
     }
-    reg->lock_fd = reg->socket_fd = -1;
+    reg->lock_fd = reg->socket_fd = reg->end_fd = -1;
     reg->dir_fd = dir_open(dir, sizeof(dir), err);
     int rc = reg->dir_fd < 0 ? reg->dir_fd
              : unique        ? claim_unique(reg, name, err)
@@ -234,6 +238,16 @@ int registry_claim(const char *name, bool unique, struct registration **out, str
     return 0;
 }
 
+void registry_record(struct registration *reg) {
+    reg->end_fd = record_create(reg->dir_fd, reg->name);
+}
+
+void registry_ended(struct registration *reg, int status) {
+    if (reg->end_fd >= 0) {
+        record_write(reg->end_fd, status);
+    }
+}
+
 static void close_fd(int fd) {
     if (fd >= 0) {
         close(fd);
@@ -247,6 +261,7 @@ void registry_release(struct registration *reg) {
     if (reg->lock_fd >= 0) {
         files_remove(reg->dir_fd, reg->name);
     }
+    close_fd(reg->end_fd);
     close_fd(reg->socket_fd);
     close_fd(reg->lock_fd);
     close_fd(reg->dir_fd);
@@ -326,8 +341,30 @@ int registry_walk(int (*fn)(void *ctx, const char *name, long pid), void *ctx, s
         rc = alive(dir_fd, names[i]) ? fn(ctx, names[i], pid_read(dir_fd, names[i])) : 0;
     }
     names_free(names, n);
+    record_prune(dir_fd);
     close(dir_fd);
     return rc;
+}
+
+int registry_status(const char *name, int *status) {
+    char dir[DIR_MAX];
+    int dir_fd = registry_name_valid(name) ? dir_open(dir, sizeof(dir), NULL) : -1;
+    if (dir_fd < 0) {
+        return -ERR_NOTFOUND;
+    }
+    record_prune(dir_fd);
+    int rc = record_read(dir_fd, name, status);
+    close(dir_fd);
+    return rc;
+}
+
+void registry_prune(void) {
+    char dir[DIR_MAX];
+    int dir_fd = dir_open(dir, sizeof(dir), NULL);
+    if (dir_fd >= 0) {
+        record_prune(dir_fd);
+        close(dir_fd);
+    }
 }
 
 struct search {

@@ -28,6 +28,15 @@ int registry_claim(const char *name, bool unique, struct registration **out, str
 /* Gives the name back and removes the files. NULL is fine. */
 void registry_release(struct registration *reg);
 
+/* The machine leaves its exit status behind, bounded in number and time (registry_end.h): _record
+ * before the fence, _ended at the end, before the release. */
+void registry_record(struct registration *reg);
+void registry_ended(struct registration *reg, int status);
+/* Of a machine that has ended: 0, or -ERR_NOTFOUND. */
+int registry_status(const char *name, int *status);
+/* Removes records that are too old or too many. */
+void registry_prune(void);
+
 const char *registry_name(const struct registration *reg);
 /* The control socket, bound and not yet listening; stays the registration's. */
 int registry_socket(const struct registration *reg);

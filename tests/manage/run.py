@@ -212,6 +212,22 @@ def case_pause(_tmp):
     expect(follow.wait(LIMIT) == 0, "logs -f ends with the machine")
 
 
+def case_ended(_tmp):
+    """The exit status of a machine that has ended is told for a while, and the record of it goes."""
+    name = start("--name", "late", cmdline='reboot=t sosia.run="reboot -f"')
+    wait_for("its end", lambda: name not in machines())
+    for _ in range(2):
+        complaint("wait", name, status=3)  # a triple fault
+    record = os.path.join(os.environ["XDG_RUNTIME_DIR"], "sosia", "late.end")
+    start("--name", "late")
+    expect(os.path.getsize(record) == 0, "the name is another machine's now")
+    sosia("kill", "late")
+    sosia("wait", "late", status=0)
+    os.utime(record, (1, 1))
+    expect(machines() == {} and not os.path.exists(record), "an old record is removed")
+    expect("no machine" in complaint("wait", "late", status=2), "and nothing is known any more")
+
+
 def case_stale(_tmp):
     """A machine that dies without a word leaves nothing behind; default names are unique."""
     a, b = start("--console", "none"), start()
@@ -225,7 +241,8 @@ def case_stale(_tmp):
     expect(waiter.wait(LIMIT) == 1, "who waits for it is told")
     wait_for("one machine", lambda: list(machines()) == [b])
     rundir = os.path.join(os.environ["XDG_RUNTIME_DIR"], "sosia")
-    expect(sorted(os.listdir(rundir)) == [b + ".ctl", b + ".lock"], "files: %s" % os.listdir(rundir))
+    files = sorted(f for f in os.listdir(rundir) if f.startswith((a + ".", b + ".")))
+    expect(files == [b + ".ctl", b + ".end", b + ".lock"], "files: %s" % files)
     expect("no machine" in complaint("pause", a, status=2), "pause of a dead machine")
     c = start()
     expect(c == "vmlinuz", "its name is free: %s" % c)
@@ -468,7 +485,7 @@ def case_exec_terminal(_tmp):
     sosia("kill", name)
 
 
-CASES = [case_life, case_console, case_pause, case_stale, case_serial, case_metrics, case_refused, case_others,
+CASES = [case_life, case_console, case_pause, case_ended, case_stale, case_serial, case_metrics, case_refused, case_others,
          case_exec, case_exec_terminal, case_unit]
 
 

@@ -213,6 +213,65 @@ static void test_long_directory(void **state) {
     registry_release(a);
 }
 
+/* --- records of the end ------------------------------------------------------------------------
+ */
+
+static void end_one(const char *name, int status) {
+    struct registration *reg = claim(name, false);
+    registry_record(reg);
+    if (status >= 0) {
+        registry_ended(reg, status);
+    }
+    registry_release(reg);
+}
+
+static void test_records(void **state) {
+    char name[16];
+    int status = -1, kept = 0;
+    (void)state;
+    assert_int_not_equal(registry_status("a", &status), 0);
+    end_one("a", 3);
+    assert_int_equal(registry_status("a", &status), 0);
+    assert_int_equal(status, 3);
+    end_one("a", -1); /* the next one of that name died */
+    assert_int_not_equal(registry_status("a", &status), 0);
+    assert_int_not_equal(access(in_dir("a.end"), F_OK), 0);
+    for (int i = 0; i < 70; i++) {
+        snprintf(name, sizeof(name), "m%d", i);
+        end_one(name, i);
+    }
+    registry_prune();
+    for (int i = 0; i < 70; i++) {
+        snprintf(name, sizeof(name), "m%d", i);
+        kept += !registry_status(name, &status);
+    }
+    assert_int_equal(kept, 64);
+}
+
+/* What lies there is not followed and not believed. */
+static void test_strange_records(void **state) {
+    static const char *const texts[] = {
+        "", "3", "256\n", "-1\n", "x\n", "1 \n", "00000000000000001\n"};
+    int status = 77;
+    (void)state;
+    end_one("a", 0);
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        FILE *f = fopen(in_dir("b.end"), "w");
+        assert_non_null(f);
+        fputs(texts[i], f);
+        fclose(f);
+        assert_int_not_equal(registry_status("b", &status), 0);
+    }
+    unlink(in_dir("b.end"));
+    char target[160];
+    snprintf(target, sizeof(target), "%s", in_dir("a.end"));
+    assert_int_equal(symlink(target, in_dir("b.end")), 0);
+    assert_int_not_equal(registry_status("b", &status), 0);
+    assert_int_not_equal(registry_status("../sosia/a", &status), 0);
+    assert_int_equal(status, 77);
+    assert_int_equal(registry_status("a", &status), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
@@ -222,6 +281,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_strange_files, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_directory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_records, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_strange_records, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
