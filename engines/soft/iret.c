@@ -116,8 +116,8 @@ static void return_stack(struct soft_vcpu *c, struct target *t, u16 ss, u64 sp) 
     c->s.gpr[GPR_RSP] = fresh_sp;
 }
 
-/* A processor takes RSP and SS with the AC that it has just popped, though a fault there reports
- * the old one (seen on Sapphire Rapids; the manual's text has RFLAGS loaded before them, too). */
+/* The processor takes RSP and SS with the AC that it has just popped, though a fault there reports
+ * the old one: seen on Sapphire Rapids, the manual does not tell. */
 static void check_popped_ac(struct soft_vcpu *c, const struct stack *st, u32 opsize) {
     if (c->cpl == 3 && (c->s.cr0 & CR0_AM) && (st->sp & (opsize - 1))) {
         soft_fault(c, EXC_AC, true, 0);

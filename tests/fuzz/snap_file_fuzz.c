@@ -64,6 +64,7 @@ static void look(struct snap_file *f) {
     snap_conf_read(&o, "FILE", f->conf, f->conf_size, &err);
     run_options_free(&o);
     if (!cpuid_policy_init(&here, 0, 1, &err)) {
+        cpuid_policy_emulate(&here, UINT64_MAX, NULL, &f->cpuid);
         cpuid_policy_adopt(&here, &f->cpuid, &weaker, &err);
     }
     if (f->sum_count != snap_chunks(f->info.memory) || f->machine.pos > f->machine.len) {
