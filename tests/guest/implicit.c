@@ -2,8 +2,9 @@
 /*
  * Implicit accesses of the processor (SDM vol. 3, 4.6.1): descriptors, the IDT, the TSS and the
  * stack of a new privilege level are reached as a supervisor whatever CPL is, EFLAGS.AC does not
- * lift SMAP for them, and their page faults say U = 0. Each structure lies on a page whose entry
- * takes every combination of P, W and U; what to expect follows from the rules in `expected`.
+ * lift SMAP for them, and their page faults say U = 0; PKRU holds for them as for any data access
+ * to a user page (4.6.2). Each structure lies on a page whose entry takes every combination of P, W
+ * and U; what to expect follows from the rules in `expected`.
  */
 #include "lib/guest.h"
 
@@ -11,7 +12,7 @@
 #define CODE_VA 0x50000000ull
 
 enum { P = 1, W = 2, U = 4 };
-enum { CR0_WP = 1 << 16, SMAP = 1 << 21, AC = 1 << 18, LDT = 0x48, TSS = 0x38 };
+enum { CR0_WP = 1 << 16, SMAP = 1 << 21, PKE = 1 << 22, AC = 1 << 18, LDT = 0x48, TSS = 0x38 };
 
 struct table_ptr {
     u16 limit;
@@ -21,11 +22,12 @@ struct table_ptr {
 struct setting {
     u64 page;
     bool wp, smap, ac;
+    u32 pkru; /* bits AD, WD of the page's key, 1 */
 };
 
 static u8 *code_page;
 static u8 ist_stack[4096] __attribute__((aligned(16)));
-static bool has_smap;
+static bool has_smap, has_pku;
 
 /* -1: allowed; else the error code. */
 static int expected(const struct setting *s, bool write) {
@@ -33,14 +35,18 @@ static int expected(const struct setting *s, bool write) {
         return write ? 2 : 0;
     }
     bool denied = (s->smap && (s->page & U)) || (write && !(s->page & W) && s->wp);
-    return denied ? P | (write ? 2 : 0) : -1;
+    bool key = (s->page & U) && ((s->pkru & 1) || (write && (s->pkru & 2) && s->wp));
+    return denied || key ? P | (write ? 2 : 0) | (key ? 32 : 0) : -1;
 }
 
 static void apply(const struct setting *s) {
-    map_page(VA, (u64)spare_page[0], s->page);
+    map_page(VA, (u64)spare_page[0], s->page | (has_pku ? 1ull << 59 : 0));
     WRITE_CR(0, (READ_CR(0) & ~(u64)CR0_WP) | (s->wp ? CR0_WP : 0));
     if (has_smap) {
         WRITE_CR(4, (READ_CR(4) & ~(u64)SMAP) | (s->smap ? SMAP : 0));
+    }
+    if (has_pku) {
+        __asm__ volatile("wrpkru" ::"a"(s->pkru << 2), "c"(0), "d"(0));
     }
 }
 
@@ -56,8 +62,8 @@ static void check(const char *what, const struct setting *s, int vector, int goo
     bool address = got < 0 || last_fault.cr2 >> 12 == VA >> 12;
     restore();
     if (got != want || !address) {
-        print("%s: page %lx wp %d smap %d ac %d, cr2 %lx\n", what, s->page, s->wp, s->smap, s->ac,
-              last_fault.cr2);
+        print("%s: page %lx wp %d smap %d ac %d pkru %x, cr2 %lx\n", what, s->page, s->wp, s->smap,
+              s->ac, s->pkru, last_fault.cr2);
     }
     CHECK_EQ(got, want);
     CHECK(address);
@@ -165,6 +171,10 @@ void guest_main(u64 mb_info) {
     u32 r[4];
     cpuid(7, 0, r);
     has_smap = r[1] >> 20 & 1;
+    has_pku = r[2] >> 3 & 1;
+    if (has_pku) {
+        WRITE_CR(4, READ_CR(4) | PKE);
+    }
     tss_load();
     map_user(CODE_VA, "\x90", 1);
     map_user(0x5fffe000, "", 1);
@@ -173,8 +183,9 @@ void guest_main(u64 mb_info) {
     tss.ist[0] = (u64)(ist_stack + sizeof(ist_stack));
     idt_gate(14, isr_stubs + 14 * 16, 0xe, 0, 1);
     put_ldt();
-    for (u32 i = 0; i < 64; i++) {
-        struct setting s = {.page = i & 7, .wp = i & 8, .smap = i & 16, .ac = i & 32};
+    for (u32 i = 0; i < (has_pku ? 256 : 64); i++) {
+        struct setting s = {
+            .page = i & 7, .wp = i & 8, .smap = i & 16, .ac = i & 32, .pkru = i >> 6};
         if (s.smap && !has_smap) {
             continue;
         }
