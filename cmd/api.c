@@ -29,7 +29,7 @@ enum { FLUSH_SECONDS = 60, CONFIG_MAX_BYTES = 4 << 20 };
 struct args {
     const char *socket, *id, *config, *metadata, *metrics_path;
     const char *log_path, *level, *module;
-    bool show_level, show_origin, no_api, no_fence, enable_pci, boot_timer, quiet;
+    bool show_level, show_origin, no_api, no_fence, filter, enable_pci, boot_timer, quiet;
     u64 max_payload, mmds_limit, start_us;
 };
 
@@ -256,23 +256,50 @@ static int take_option(struct process *p, int id, const char *arg) {
     }
 }
 
+/* One step of getopt_long: the faults that Firecracker finds while it reads. *seen: by index. */
+static int take_one(struct process *p, int id, int index, char **argv, u64 *seen) {
+    const char *name = argv[optind > 1 ? optind - 1 : 1];
+    if (id == '?') {
+        return bad_argument(
+            "Arguments parsing error: Found argument '%s' which wasn't expected, or "
+            "isn't valid in this context.",
+            name);
+    }
+    if (id == ':') {
+        return bad_argument("Arguments parsing error: The argument '%s' requires a value, but none "
+                            "was supplied.",
+                            name + strspn(name, "-"));
+    }
+    if (*seen & 1ull << index) {
+        return bad_argument("Arguments parsing error: The argument '%s' was provided more than "
+                            "once.",
+                            long_options[index].name);
+    }
+    *seen |= 1ull << index;
+    p->args.filter = p->args.filter || id == OPT_SECCOMP_FILTER;
+    return take_option(p, id, optarg);
+}
+
 static int parse_args(struct process *p, int argc, char **argv) {
     struct args *a = &p->args;
     enum api_level level;
-    int id, rc = 0;
+    int id, index = 0, rc = 0;
+    u64 seen = 0;
     *a = (struct args){.socket = DEFAULT_SOCKET, .id = DEFAULT_ID, .max_payload = API_MAX_PAYLOAD};
     optind = 0;
     opterr = 0;
-    while (!rc && (id = getopt_long(argc, argv, "+", long_options, NULL)) != -1) {
-        rc = id == '?' ? bad_argument("Arguments parsing error: Found argument '%s' which wasn't "
-                                      "expected, or isn't valid in this context.",
-                                      argv[optind > 1 ? optind - 1 : 1])
-                       : take_option(p, id, optarg);
+    while (!rc && (id = getopt_long(argc, argv, "+:", long_options, &index)) != -1) {
+        rc = take_one(p, id, index, argv, &seen);
     }
     if (!rc && optind < argc) {
         rc = bad_argument("Arguments parsing error: Found argument '%s' which wasn't expected, or "
                           "isn't valid in this context.",
                           argv[optind]);
+    }
+    if (!rc && a->filter && a->no_fence) {
+        rc = bad_argument("Arguments parsing error: Argument '%s' cannot be used together with "
+                          "argument 'seccomp-filter'.",
+                          "no-seccomp");
     }
     if (!rc && a->no_api && !a->config) {
         rc = bad_argument("Arguments parsing error: Argument '%s' required, but not found.",

@@ -188,6 +188,9 @@ void api_reply_fault(struct api_reply *r, int status, const char *text) {
 /* --- finding the route ------------------------------------------------------------------------ */
 
 static void split(const char *path, struct path *out) {
+    if (!strncmp(path, "http://", 7)) { /* as to a proxy: the host does not matter */
+        path += 7 + strcspn(path + 7, "/?");
+    }
     const char *query = strchr(path, '?');
     const char *end = query ? query : path + strlen(path);
     *out = (struct path){0};

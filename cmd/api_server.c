@@ -298,7 +298,7 @@ static int listen_at(struct api_server *s, const char *path, struct err *err) {
                        path, strerror(errno));
     }
     s->bound = true;
-    return listen(s->listen_fd, 32)
+    return listen(s->listen_fd, 128) /* as Firecracker's */
                ? ERR_SET(err, ERR_IO, "API socket %s: %s", path, strerror(errno))
                : 0;
 }

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -236,6 +237,77 @@ def http(tmp):
     s.stop()
 
 
+def verbs(tmp):
+    """Each path with each method that it has not got."""
+    s = Server(API, tmp)
+    have = {(concrete(path)[0], method) for path, method, _ in SPEC.operations()}
+    for path in sorted({path for path, _ in have}):
+        first = path.split("/")[1]
+        word = "snapshot/" + path.split("/")[2] if first == "snapshot" else first
+        for method in ("GET", "PUT", "PATCH", "DELETE"):
+            # what follows the part that decides is not looked at, as in Firecracker
+            if (path, method) not in have and ("/" + first, method) not in have:
+                s.bad(method, path, {} if method in ("PUT", "PATCH") else None,
+                      "Invalid request method and/or path: %s %s." % (method, word))
+    for method in ("POST", "HEAD", "OPTIONS", "TRACE", "CONNECT", "LINK"):
+        with s.connect() as c:
+            c.sendall(b"%s /actions HTTP/1.1\r\n\r\n" % method.encode())
+            expect(c.makefile("rb").readline().startswith(b"HTTP/1.1 4"), method)
+    with s.connect() as c:  # as a proxy's client writes it
+        c.sendall(b"GET http://localhost/version HTTP/1.1\r\n\r\n")
+        expect(b"firecracker_version" in read_reply(c.makefile("rb"))[2], "absolute form")
+    s.stop()
+
+
+def load(tmp):
+    """Many requests, slow and deaf clients, bodies without end, FIFOs that nobody reads: the guest goes on."""
+    fifos = [os.path.join(tmp, x) for x in ("log", "metrics")]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    s = Server(API, tmp)
+    s.good("PUT", "/logger", {"log_path": fifos[0], "level": "Debug"})
+    s.good("PUT", "/metrics", {"metrics_path": fifos[1]})
+    start_linux(s)
+    for _ in range(1000):  # while it boots; each also is a line for the log
+        s.good("GET", "/")
+    with s.connect() as c, c.makefile("rb") as f:
+        threading.Thread(target=c.sendall, args=(b"GET /vm/config HTTP/1.1\r\n\r\n" * 1000,), daemon=True).start()
+        expect({read_reply(f)[0] for _ in range(1000)} == {200}, "pipelined")
+    for _ in range(300):  # refused when the FIFO is full
+        s.call("PUT", "/actions", {"action_type": "FlushMetrics"})
+    s.wait("a tick", lambda: ticks(s))
+    slow = []
+    for n in range(8):  # begin and do not end
+        slow.append(s.connect())
+        slow[-1].sendall(b"PUT /mmds HTTP/1.1\r\nContent-Length: 40000\r\n\r\n{" if n % 2 else b"GET / HT")
+    slow.append(s.connect())  # asks and asks, and reads nothing
+    slow[-1].settimeout(0.5)
+    try:
+        slow[-1].sendall(b"GET /vm/config HTTP/1.1\r\n\r\n" * 20000)
+    except OSError:
+        pass
+    s.wait("an answer beside them", lambda: s.call("GET", "/")[0] == 200)
+    for _ in range(100):  # more than there is room for: each gets an answer or is hung up on
+        with s.connect() as c:
+            try:
+                c.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                read_reply(c.makefile("rb"))
+            except OSError:
+                pass
+    for c in slow:
+        c.close()
+    with s.connect() as c:
+        try:
+            c.sendall(b"PUT /mmds HTTP/1.1\r\nContent-Length: 10000000000\r\n\r\n" + b"x" * 1000000)
+        except OSError:
+            pass
+        expect(c.recv(12) == b"HTTP/1.1 400", "a huge body")
+    s.wait("room again", lambda: s.call("GET", "/")[0] == 200)
+    last = ticks(s)[-1]
+    s.wait("the guest", lambda: ticks(s)[-1] > last + 2)
+    s.stop()
+
+
 # --- processes ------------------------------------------------------------------------------------------
 
 
@@ -258,6 +330,14 @@ def command_line(tmp):
                          (152, ["--no-api", "--config-file", "/nowhere"])):
         status, out, err = run_program(link, *args)
         expect(status == wanted and err, "%s: %d %s" % (args, status, err))
+    for wanted, args in (("requires a value", ["--level"]), ("provided more than once", ["--id", "a", "--id", "b"]),
+                         ("cannot be used together", ["--no-seccomp", "--seccomp-filter", "f"]),
+                         ("'config-file' required", ["--no-api"]), ("Found argument '--what'", ["--what"])):
+        status, out, err = run_program(link, *args)
+        expect(status == 153 and "Arguments parsing error: " in err and wanted in err, "%s: %d %s" % (args, status, err))
+    s = Server([link], tmp, "--boot-timer", "--no-seccomp", "--start-time-us", "1", "--start-time-cpu-us", "2",
+               "--parent-cpu-time-us", "3", name="flags")
+    s.stop()
     s = Server([link], tmp, id="a-1")
     expect(s.good("GET", "/") == {"app_name": "Firecracker", "id": "a-1", "state": "Not started",
                                   "vmm_version": s.good("GET", "/version")["firecracker_version"]}, "GET /")
@@ -524,7 +604,7 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, http, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, serial, failures]
+TESTS = [operations_before, operations_after, verbs, http, load, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, serial, failures]
 
 
 def main():
