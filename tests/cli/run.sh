@@ -214,5 +214,8 @@ timeout 120 "$SOSIA" run --engine soft --kernel "$KERNEL" --initrd "$INITRD" --d
 status=$?
 if [ $status -eq 0 ] && cmp -s -n 1048576 "$tmp/disk" /dev/zero; then ok; else bad "closed streams -> $status"; fi
 
+# --help, manual and completion name the same verbs and options
+if tests/cli/words.py >"$tmp/out" 2>&1; then ok; else bad "words: $(grep -v ' passed' "$tmp/out")"; fi
+
 echo "cli: $passed passed, $failed failed"
 [ $failed -eq 0 ]
