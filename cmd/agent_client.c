@@ -40,7 +40,7 @@ struct loop {
     bool timed_out; /* SIGTERM was sent, */
     bool killed;    /* and then SIGKILL */
     int status;     /* when left: */
-    bool left;
+    bool left, escaped;
 };
 
 static u64 now_ms(void) {
@@ -196,6 +196,7 @@ static void input(struct loop *l) {
         n > 0 && l->raw && l->e->escape >= 0 ? memchr(data, l->e->escape, (size_t)n) : NULL;
     if (end) {
         leave(l, EXEC_SIGNAL + SIGHUP);
+        l->escaped = true;
     } else if (n > 0) {
         agent_session_input(l->s, data, (size_t)n);
     } else {
@@ -335,6 +336,9 @@ static int run(struct loop *l) {
     }
     if (l->raw) {
         tcsetattr(STDIN_FILENO, TCSADRAIN, &saved);
+        if (l->escaped) {
+            fprintf(stderr, "\nsosia: left %s\n", l->e->machine);
+        }
     }
     close(l->signals);
     return l->status;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@
 #include "cmd/control_client.h"
 #include "cmd/registry.h"
 
-enum { ANSWER_MS = 2000, TOP_MAX = 512 };
+enum { ANSWER_MS = 2000, TOP_MAX = 512, LINE_MAX_COLS = 255 };
 
 struct sample {
     char name[REGISTRY_NAME_MAX + 1], state[12], engine[8];
@@ -151,18 +152,44 @@ static const char *human(double v, char out[16]) {
     return out;
 }
 
-static void print_table(const struct samples *before, const struct samples *now, const char *end) {
-    printf("%-20s %8s %-8s %-6s %6s %7s %7s %8s %7s %7s %7s %7s%s", "NAME", "PID", "STATE",
-           "ENGINE", "CPU%", "MEMORY", "MONITOR", "EXITS/s", "READ/s", "WRITE/s", "RX/s", "TX/s",
-           end);
-    for (u32 i = 0; i < now->count; i++) {
-        const struct sample *s = &now->s[i];
-        struct rates r = rates_of(before, s);
-        char a[16], b[16], c[16], d[16], e[16], f[16], g[16];
-        printf("%-20.20s %8ld %-8s %-6s %6.1f %7s %7s %8s %7s %7s %7s %7s%s", s->name, s->pid,
-               s->state, s->engine, r.cpu, human((double)s->resident, a),
-               human((double)s->monitor, b), human(r.exits, c), human(r.read, d), human(r.write, e),
-               human(r.rx, f), human(r.tx, g), end);
+/* What of the table a terminal has room for. */
+struct room {
+    u32 rows, cols;
+};
+
+static const struct room room_all = {UINT32_MAX, LINE_MAX_COLS};
+
+static struct room terminal_room(void) {
+    struct winsize w;
+    struct room r = room_all;
+    if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row && w.ws_col) {
+        r.rows = w.ws_row > 4 ? w.ws_row - 4u : 1; /* without the heading and what stands below */
+        r.cols = MIN((u32)w.ws_col, (u32)LINE_MAX_COLS);
+    }
+    return r;
+}
+
+static void print_row(const struct samples *before, const struct sample *s, u32 cols) {
+    struct rates r = rates_of(before, s);
+    char a[16], b[16], c[16], d[16], e[16], f[16], g[16], line[LINE_MAX_COLS + 1];
+    snprintf(line, sizeof(line), "%-20.20s %8ld %-8s %-6s %6.1f %7s %7s %8s %7s %7s %7s %7s",
+             s->name, s->pid, s->state, s->engine, r.cpu, human((double)s->resident, a),
+             human((double)s->monitor, b), human(r.exits, c), human(r.read, d), human(r.write, e),
+             human(r.rx, f), human(r.tx, g));
+    printf("%.*s\n", (int)cols, line);
+}
+
+static void print_table(const struct samples *before, const struct samples *now, struct room room) {
+    char line[LINE_MAX_COLS + 1];
+    snprintf(line, sizeof(line), "%-20s %8s %-8s %-6s %6s %7s %7s %8s %7s %7s %7s %7s", "NAME",
+             "PID", "STATE", "ENGINE", "CPU%", "MEMORY", "MONITOR", "EXITS/s", "READ/s", "WRITE/s",
+             "RX/s", "TX/s");
+    printf("%.*s\n", (int)room.cols, line);
+    for (u32 i = 0; i < MIN(now->count, room.rows); i++) {
+        print_row(before, &now->s[i], room.cols);
+    }
+    if (now->count > room.rows) {
+        printf("%u more\n", now->count - room.rows);
     }
 }
 
@@ -215,8 +242,8 @@ static int run_live(struct samples *a, struct samples *b, int ms, struct err *er
     for (bool leave = false; !rc && !leave;) {
         leave = pause_for(ms, keys);
         rc = leave ? 0 : look(b, err);
-        fputs("\x1b[H\x1b[J", stdout);
-        print_table(a, b, "\n");
+        fputs(isatty(STDOUT_FILENO) ? "\x1b[H\x1b[J" : "", stdout);
+        print_table(a, b, terminal_room());
         fputs(keys ? "\nq leaves\n" : "", stdout);
         leave = leave || fflush(stdout);
         struct samples t = *a;
@@ -239,7 +266,7 @@ static int run_once(struct samples *a, struct samples *b, int ms, bool json, str
     if (!rc && json) {
         print_json(a, b);
     } else if (!rc) {
-        print_table(a, b, "\n");
+        print_table(a, b, room_all);
     }
     return rc;
 }
