@@ -23,10 +23,7 @@ enum agent_state {
 
 struct agent_session {
     enum agent_state state;
-    u8 in[AGENT_HEAD + AGENT_PAYLOAD_MAX];
-    size_t in_len;
-    u8 out[2 * (AGENT_HEAD + AGENT_PAYLOAD_MAX)];
-    size_t out_len;
+    size_t in_len, out_len;
     u32 window;         /* bytes of input that may be sent */
     const u8 *pending;  /* output of the command, in `in` */
     size_t pending_len; /* not taken yet */
@@ -37,6 +34,8 @@ struct agent_session {
     u8 status;                     /* or the signal */
     u32 error;                     /* errno of Linux; 0: none */
     char text[AGENT_TEXT_MAX + 1]; /* why, printable */
+    u8 in[AGENT_HEAD + AGENT_PAYLOAD_MAX];
+    u8 out[2 * (AGENT_HEAD + AGENT_PAYLOAD_MAX)];
 };
 
 /* What to run. Strings end up in one frame: together at most AGENT_PAYLOAD_MAX bytes. */

@@ -143,9 +143,11 @@ static int copy_start(const struct request *q, const char *path, long n, struct 
                             (char[]){"-d"},
                             (char[]){"--quiet"},
                             (char[]){"--overlay"},
+                            (char[]){"--vsock"}, /* its name is the original's */
+                            (char[]){"none"},
                             (char[]){"--name"},
                             name};
-    int count = 7;
+    int count = 9;
     snprintf(name, sizeof(name), "%s-%ld", q->name, n);
     for (int i = 0; i < q->more_count; i++) {
         args[count++] = q->more[i];

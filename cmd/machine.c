@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cmd/agent_time.h"
 #include "cmd/gdb_server.h"
 #include "cmd/manage.h"
 #include "cmd/perf_map.h"
@@ -260,6 +261,12 @@ static void started_note(struct machine *m) {
     m->ready_cpu_ms = (double)used.tv_sec * 1e3 + (double)used.tv_nsec / 1e6;
 }
 
+void machine_goes_on(struct machine *m) {
+    if (m->restore && !m->o.api && !m->agent_time) { /* Firecracker does not do such things */
+        m->agent_time = agent_time_begin(m);
+    }
+}
+
 int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err) {
     struct vm *vm = pc_vm(m->pc);
     vm->on_stop = on_stop;
@@ -278,12 +285,17 @@ int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, stru
     rc = rc ? rc : fence_up(m, err);
     rc = rc ? rc : vm_start(vm, err);
     started_note(m);
+    if (!rc && !m->o.paused) {
+        machine_goes_on(m);
+    }
     return rc;
 }
 
 void machine_destroy(struct machine *m) {
     manage_end(m);
     gdb_server_destroy(m->gdb);
+    agent_time_end(m->agent_time);
+    m->agent_time = NULL;
     pc_destroy(m->pc);
     perf_map_destroy(m->perf_map);
     for (u32 i = 0; i < m->cfg.disk_count; i++) {

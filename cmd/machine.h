@@ -16,6 +16,7 @@
 
 enum { MACHINE_MAX_STREAMS = 8 };
 
+struct agent_time;
 struct control;
 struct gdb_server;
 struct manage;
@@ -45,6 +46,7 @@ struct machine {
     struct restore *restore;   /* a machine from a snapshot (snapshot_open); NULL: a fresh one */
     struct snapshot *snapshot; /* what snapshot_save knows of earlier ones */
     struct perf_map *perf_map;
+    struct agent_time *agent_time; /* of a restored machine that has gone on; or NULL */
     /* Optional: may put something in front of a card's back end (NULL: it has none), which it then
      * owns. */
     int (*wrap_net)(void *ctx, u32 i, struct net_backend **be, struct err *err);
@@ -64,6 +66,9 @@ int machine_create(struct machine *m, struct err *err);
 int machine_start(struct machine *m, void (*on_stop)(void *ctx), void *ctx, struct err *err);
 /* Stops it when it runs, closes the back ends, frees the options. Not the host. */
 void machine_destroy(struct machine *m);
+
+/* The guest of a restored machine goes on: it is told the time. */
+void machine_goes_on(struct machine *m);
 
 /* Asks the machine to end, for a person's reason; does nothing when there is none. */
 void machine_stop(struct machine *m, const char *why);

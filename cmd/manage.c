@@ -95,6 +95,7 @@ void manage_resume(struct machine *m) {
         m->manage->paused = false;
         note("resumed by request");
         vm_resume(pc_vm(m->pc));
+        machine_goes_on(m);
     }
 }
 

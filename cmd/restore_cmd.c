@@ -18,6 +18,7 @@ enum option_id {
     OPT_DISK,
     OPT_NET,
     OPT_SHARE,
+    OPT_VSOCK,
     OPT_MEMORY_FILE,
     OPT_UFFD,
     OPT_CHECK,
@@ -41,6 +42,7 @@ static const struct option long_options[] = {
     {"disk", required_argument, NULL, OPT_DISK},
     {"net", required_argument, NULL, OPT_NET},
     {"share", required_argument, NULL, OPT_SHARE},
+    {"vsock", required_argument, NULL, OPT_VSOCK},
     {"memory-file", required_argument, NULL, OPT_MEMORY_FILE},
     {"uffd", required_argument, NULL, OPT_UFFD},
     {"check", no_argument, NULL, OPT_CHECK},
@@ -72,6 +74,7 @@ static const char help_text[] =
     "  --net [N=]SPEC           another back end for network card N, as in `sosia run --net`\n"
     "  --share [N=]DIR          another place for shared folder N (default: 0), with the same "
     "files\n"
+    "  --vsock PATH|none        another place for the Unix sockets of --vsock, or no such sockets\n"
     "  --overlay                what the guest writes to disks is gone with the machine\n"
     "  --memory-file FILE       the memory, when it is not where the snapshot says\n"
     "  --uffd SOCKET            memory comes from a page fault handler (Firecracker's protocol)\n"
@@ -92,7 +95,7 @@ enum { MAX_REPLACED = 24 };
 
 struct request {
     struct snapshot_open how;
-    const char *name, *engine, *console, *translator, *trace, *fence;
+    const char *name, *engine, *console, *translator, *trace, *fence, *vsock;
     const char *disk[MAX_REPLACED], *net[MAX_REPLACED], *share[MAX_REPLACED];
     u32 disk_count, net_count, share_count;
     bool quiet, stats, detach, paused, merge_pages;
@@ -123,6 +126,9 @@ static int take(struct request *q, int id, const char *arg, struct err *err) {
         return keep(q->net, &q->net_count, arg, err);
     case OPT_SHARE:
         return keep(q->share, &q->share_count, arg, err);
+    case OPT_VSOCK:
+        q->vsock = arg;
+        return 0;
     case OPT_MEMORY_FILE:
         q->how.memory_path = arg;
         return 0;
@@ -246,6 +252,15 @@ static int replace_share(struct run_options *o, const char *text, struct err *er
     return 0;
 }
 
+static int replace_vsock(struct run_options *o, const char *path, struct err *err) {
+    bool none = !strcmp(path, "none");
+    if (!none && !o->vsock.cid) {
+        return ERR_SET(err, ERR_INVAL, "--vsock %.100s: the machine has no sockets", path);
+    }
+    o->vsock.path = none ? NULL : path;
+    return 0;
+}
+
 static int choose(const struct request *q, struct run_options *o, struct err *err) {
     static const char *const engines[] = {"auto", "kvm", "soft"};
     size_t i = 0;
@@ -286,6 +301,9 @@ static int replace(const struct request *q, struct run_options *o, struct err *e
     }
     for (u32 i = 0; !rc && i < q->share_count; i++) {
         rc = replace_share(o, q->share[i], err);
+    }
+    if (!rc && q->vsock) {
+        rc = replace_vsock(o, q->vsock, err);
     }
     o->name_like = o->name;
     o->name = q->name;

@@ -15,7 +15,7 @@ _sosia_options() {
             --code-cache --verify --audit --help"
         ;;
     restore)
-        echo "--name --engine --detach --console --disk --net --share --overlay --memory-file --uffd --check --track
+        echo "--name --engine --detach --console --disk --net --share --vsock --overlay --memory-file --uffd --check --track
             --paused --force --fence --merge-pages --translator --trace --quiet --stats --help"
         ;;
     snapshot) echo "--incremental --track --keep-paused --stop --no-sync --json --check --help" ;;
