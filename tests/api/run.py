@@ -604,7 +604,72 @@ def failures(tmp):
     s.stop()
 
 
-TESTS = [operations_before, operations_after, verbs, http, load, command_line, config_file, no_api, life, drive_change, balloon, metadata, cpu_config, serial, failures]
+def curl(s, method, path, body, status=204):
+    """As Firecracker's guides call it."""
+    code, out, err = run_program("curl", "-s", "-w", "\\n%{http_code}", "-X", method, "--unix-socket", s.socket,
+                                 "http://localhost" + path, "-H", "Accept: application/json", "-H",
+                                 "Content-Type: application/json", "-d", json.dumps(body))
+    text, _, got = out.rpartition("\n")
+    expect(code == 0 and int(got) == status, "curl %s %s: %s %s %s" % (method, path, code, out, err))
+    return text
+
+
+def guides(tmp):
+    """The steps that Firecracker's guides print: getting started with a tap device, full and differential
+    snapshots, a restore with another tap device."""
+    if os.geteuid() or not os.path.exists("/dev/net/tun") or not shutil.which("ip"):
+        print("SKIPPED api guides: needs root, /dev/net/tun and ip")
+        return
+    link, disk, log = (os.path.join(tmp, x) for x in ("firecracker", "rootfs.ext4", "firecracker.log"))
+    state, memory, diff, changed = (os.path.join(tmp, x) for x in ("state", "memory", "state2", "memory2"))
+    os.symlink(SOSIA, link)
+    shutil.copy(ROOTFS, disk)
+    open(log, "w", encoding="utf-8").close()
+
+    def process(name, tap):  # in a network of its own
+        net = ("ip tuntap add dev {0} mode tap && ip link set {0} address 02:00:00:00:00:01 && "
+               "ip addr add 172.16.0.1/30 dev {0} && ip link set dev {0} up && exec \"$0\" \"$@\"").format(tap)
+        return Server(["unshare", "-n", "sh", "-c", net, link], tmp, "--enable-pci", name=name, id=name)
+    s = process("one", "tap0")
+    curl(s, "PUT", "/logger", {"log_path": log, "level": "Debug", "show_level": True, "show_log_origin": True})
+    curl(s, "PUT", "/boot-source", {
+        "kernel_image_path": VMLINUX, "initrd_path": INITRD,
+        "boot_args": ARGS + ' sosia.run="ip addr add 172.16.0.2/30 dev eth0; ip link set eth0 up; '
+                            'while :; do ping -c 1 -W 1 172.16.0.1 | grep 64; sleep 0.2; done"'})
+    curl(s, "PUT", "/drives/rootfs", {"drive_id": "rootfs", "path_on_host": disk, "is_root_device": True,
+                                      "is_read_only": False})
+    curl(s, "PUT", "/network-interfaces/net1", {"iface_id": "net1", "guest_mac": "06:00:AC:10:00:02",
+                                                "host_dev_name": "tap0"})
+    curl(s, "PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": True})
+    curl(s, "PUT", "/sosia", {"engine": "soft"})
+    curl(s, "PUT", "/actions", {"action_type": "InstanceStart"})
+    s.wait_text("64 bytes from 172.16.0.1")
+    curl(s, "PATCH", "/vm", {"state": "Paused"})
+    curl(s, "PUT", "/snapshot/create", {"snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory})
+    curl(s, "PATCH", "/vm", {"state": "Resumed"})
+    s.stop()
+    with open(log, encoding="utf-8") as f:
+        expect("[one:" in f.read(), "log")
+    t = process("two", "tap1")
+    text = curl(t, "PUT", "/snapshot/load", {"snapshot_path": state, "mem_backend": {"backend_path": memory,
+                                                                                     "backend_type": "File"}}, 400)
+    expect("tap0" in text, text)  # which is not there
+    t.end(1)
+    t = process("three", "tap1")
+    curl(t, "PUT", "/snapshot/load", {"snapshot_path": state, "mem_backend": {"backend_path": memory,
+                                                                              "backend_type": "File"},
+                                      "track_dirty_pages": True, "resume_vm": True,
+                                      "network_overrides": [{"iface_id": "net1", "host_dev_name": "tap1"}]})
+    t.wait_text("64 bytes from 172.16.0.1")
+    curl(t, "PATCH", "/vm", {"state": "Paused"})
+    curl(t, "PUT", "/snapshot/create", {"snapshot_type": "Diff", "snapshot_path": diff, "mem_file_path": changed})
+    expect(os.stat(changed).st_blocks < os.stat(memory).st_blocks, "what changed is as much as all")
+    curl(t, "PATCH", "/vm", {"state": "Resumed"})
+    curl(t, "PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+    t.end()
+
+
+TESTS = [operations_before, operations_after, verbs, http, load, command_line, config_file, no_api, life, guides, drive_change, balloon, metadata, cpu_config, serial, failures]
 
 
 def main():

@@ -39,7 +39,7 @@ start() { # start DISK-OPTIONS OPTION...: how the kernel is found
     shift
     port=$(free_port)
     begin=$(date +%s)
-    timeout 600 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" \
+    timeout 600 "$SOSIA" run --engine soft --memory 512M --disk "$tmp/disk.qcow2$disk" "$@" --agent --name "debian-$$" \
         --net "user,hostfwd=tcp:127.0.0.1:$port-:22" --share "$tmp/shared,tag=host" </dev/null >"$tmp/console" 2>&1 &
     pid=$!
     for _ in $(seq 500); do
@@ -106,6 +106,8 @@ cp "$debian/debian.qcow2" "$tmp/disk.qcow2" || exit 1
 start "" --kernel "$debian/vmlinuz" --initrd "$debian/initrd.img" --cmdline "root=/dev/vda rw console=ttyS0 quiet"
 state=$(guest systemctl is-system-running --wait)
 check "no unit failed ($state)" "$([ "$state" = running ]; echo $?)"
+[ "$(timeout 100 "$SOSIA" exec "debian-$$" --wait 90 -- sh -c 'id -un; systemctl is-active sosia-agent' | tr '\n' ' ')" = 'root active ' ]
+check "its agent runs a command" $?
 guest ip -4 addr show | grep -q 'inet 10\.0\.2\.'
 check "an address by DHCP" $?
 guest "mount -t virtiofs host /mnt && grep -q 'from the host' /mnt/note && echo from the guest >/mnt/answer && umount /mnt"
