@@ -79,6 +79,8 @@ struct soft_idle {
     u64 trims;
 };
 
+enum { TR_GROUPS = 8 }; /* of a trace */
+
 struct soft_vcpu {
     struct cpu_state s; /* arithmetic flags in s.rflags are stale: aflags has them */
     u64 aflags;         /* FLAG_ARITH bits as the processor gave them; other bits are junk */
@@ -161,7 +163,8 @@ struct soft_vcpu {
     u64 tr_resume;   /* where to go on in generated code */
     u64 tr_host_rsp; /* the monitor's stack while generated code runs */
     u64 tr_temp;     /* one instruction's own */
-    u32 tr_exit;     /* why generated code was left: index of struct tr_exit */
+    u64 tr_addend[TR_GROUPS]; /* one trace's own: of its groups (tr_group.c) */
+    u32 tr_exit;              /* why generated code was left: index of struct tr_exit */
     u32 tr_host_mxcsr;
     u32 tr_vec_live;  /* vector registers and MXCSR of the guest are in the processor */
     u64 tr_fault_rip; /* host RIP of a processor exception in generated code */

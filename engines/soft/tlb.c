@@ -53,6 +53,7 @@ static void context_clear(struct soft_tlb *tlb, struct tlb_context *ctx, bool ke
         set_clear(&ctx->set[i], keep_global);
     }
     soft_look_clear(tlb->look, (u32)(ctx - tlb->context), keep_global);
+    tlb->forgot++;
     if (!keep_global) { /* else large global pages may remain: keep the superset */
         memset(ctx->large, 0, sizeof(ctx->large));
         ctx->huge = 0;
@@ -379,6 +380,7 @@ void soft_tlb_cr3(struct soft_vcpu *c, u64 cr3, bool keep) {
 
 void soft_tlb_drop_writes(struct soft_vcpu *c, u64 gpa_page) {
     soft_look_drop_writes(c->tlb->look, gpa_page);
+    c->tlb->forgot++;
     for (u32 n = 0; n < TLB_CONTEXTS * MMU_COUNT; n++) {
         struct tlb_set *set = &c->tlb->context[n / MMU_COUNT].set[n % MMU_COUNT];
         for (u32 word = 0; word < ARRAY_LEN(set->used); word++) {
@@ -394,6 +396,7 @@ void soft_tlb_drop_writes(struct soft_vcpu *c, u64 gpa_page) {
 
 void soft_tlb_drop_all_writes(struct soft_vcpu *c) {
     soft_look_drop_all_writes(c->tlb->look);
+    c->tlb->forgot++;
     for (u32 n = 0; n < TLB_CONTEXTS * MMU_COUNT; n++) {
         struct tlb_set *set = &c->tlb->context[n / MMU_COUNT].set[n % MMU_COUNT];
         for (u32 word = 0; word < ARRAY_LEN(set->used); word++) {

@@ -57,6 +57,7 @@ struct soft_tlb {
     struct tlb_context *now;
     struct soft_look *look; /* look.h; NULL without the translator */
     u64 next_generation, next_stamp;
+    u32 forgot;                       /* counts times that something was forgotten */
     struct tlb_entry empty[TLB_SIZE]; /* dtlb when all accesses are slow; never filled */
     struct tlb_context context[TLB_CONTEXTS];
 };

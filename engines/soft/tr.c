@@ -155,6 +155,7 @@ static void put_call_indirect(struct soft_tr *t, const struct tr_insn *i) {
 static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
     u32 moved = tr_word(t) + (u32)i->insn.imm;
     struct tr_at at;
+    tr_flags_keep(t);
     tr_flags_clobber(t, FLAG_ARITH);
     tr_look_base(t, i, GPR_RSP, 0, tr_word(t), false, &at);
     tr_mem(t, tr_wide(t), 0x8b, H_ADDR, &at);
@@ -171,6 +172,7 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
         FALLTHROUGH;
     case CLASS_JMP:
         if (!i->followed) {
+            tr_flags_settle(t);
             tr_edge(t, to, tr_jmp(t));
         }
         break;
@@ -249,13 +251,16 @@ static u32 put_one(struct soft_tr *t, u32 at) {
         tr_push_mem(t, i);
         return 1;
     case CLASS_SYSTEM:
+        tr_flags_keep(t);
         tr_system(t, i);
         return 1;
     case CLASS_STRING:
+        tr_flags_keep(t);
         tr_string(t, i);
         return 1;
     case CLASS_STEP:
     case CLASS_STEP_END:
+        tr_flags_keep(t);
         n = tr_step_run(t, at);
         tr_step(t, i, n, i->class == CLASS_STEP_END);
         return n;
@@ -288,7 +293,7 @@ static void note_behind(struct soft_tr *t, u32 at, u32 n, u32 first) {
     u64 next = at + n < t->trace_len ? last[1].rip : t->trace_next;
     for (u32 k = first; k < t->exit_count; k++) {
         struct tr_exit *e = &t->exits[k];
-        if (e->kind == TR_MISS) {
+        if (e->kind == TR_MISS && !(e->ea_how & EA_GROUP)) {
             e->count = (u8)n;
             e->go_on = (s16)(next - e->rip);
             e->after = at + n < t->trace_len || falls_out(last) ? t->used : 0;
@@ -297,7 +302,7 @@ static void note_behind(struct soft_tr *t, u32 at, u32 n, u32 first) {
 }
 
 static void emit(struct soft_tr *t) {
-    t->late_count = t->now = 0;
+    t->late_count = t->now = t->recipe_number = 0;
     memset(t->stub_jump, 0, sizeof(t->stub_jump));
     t->saved = false;
     t->lost = FLAGS_AT_HOME;
@@ -323,6 +328,7 @@ static void emit(struct soft_tr *t) {
         t->now = at;
     }
     if (falls_out(&t->trace[t->trace_len - 1])) {
+        tr_flags_settle(t);
         tr_edge(t, t->trace_next, tr_jmp(t));
     }
     tr_count_end(t);
@@ -410,6 +416,7 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
                            .generation = b->generation,
                            .seen = b->seen,
                            .in = TR_NONE,
+                           .alone = t->alone,
                            .slot = tr_page_slot(t, t->rip & ~PAGE_MASK, b->gpa & ~PAGE_MASK)};
     tr_cache_add(t, t->block);
     page_add(t, b->gpa, 0);
@@ -488,6 +495,23 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip,
         tr_delta_set(c, tr_delta_guess(c, rip, b->gpa));
     }
     return translate(c, b, rip);
+}
+
+/* A trace of b without groups, because one with them found its bytes in two pages or the like.
+ * NULL: interpret b, this time. */
+static struct tr_block *find_alone(struct soft_vcpu *c, struct soft_block *b, u64 rip) {
+    struct soft_tr *t = c->tr;
+    bool floats = tr_floats(c, rip);
+    struct tr_block *n = tr_cache_find_alone(t, b->gpa, b->key, floats ? rip - c->tr_delta : rip);
+    n = n && n->floats == floats ? n : NULL;
+    if (n || b->tr_no || !b->cached || b->crosses || ++b->heat < t->heat) {
+        return n;
+    }
+    b->heat = 1;
+    t->alone = true;
+    n = translate(c, b, rip);
+    t->alone = false;
+    return n;
 }
 
 /* --- joining -------------------------------------------------------------------------------------
@@ -768,10 +792,12 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
     }
     u64 rip = c->next_rip;
     bool same = exit && t->exits[exit].kind == TR_EDGE && t->blocks[t->exits[exit].block].floats;
-    struct tr_block *n = able && !t->force ? find_place(c, rip, same) : NULL;
+    bool alone = t->want_alone;
+    t->want_alone = false;
+    struct tr_block *n = able && !t->force && !alone ? find_place(c, rip, same) : NULL;
     if (!n) {
         struct soft_block *b = soft_find_next(c, rip, (rip + c->cs_base) & c->addr_mask);
-        n = able && !t->force ? find(c, b, rip, same) : NULL;
+        n = !able || t->force ? NULL : alone ? find_alone(c, b, rip) : find(c, b, rip, same);
         if (!n) {
             if (!(c->leave & SOFT_LEAVE_EXIT)) {
                 interpret(c, b, able);
@@ -782,14 +808,16 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
     if (n->floats) {
         tr_delta_note(c, rip);
     }
-    connect(c, exit, n);
+    if (!n->alone) {
+        connect(c, exit, n);
+    }
     return enter(c, t->code.rx + n->entry[ENTRY_M]);
 }
 
 void soft_tr_blocks(struct soft_vcpu *c) {
     u32 exit = 0;
     do {
-        u64 host = exit || c->tr->force ? 0 : tr_jump_find(c, c->next_rip);
+        u64 host = exit || c->tr->force || c->tr->want_alone ? 0 : tr_jump_find(c, c->next_rip);
         if (host) {
             exit = enter(c, (const u8 *)(uintptr_t)host); /* entry X checks all */
         } else {

@@ -11,7 +11,8 @@
  *   tr_cache.c memory, finding traces, forgetting them            tr_flags.c  flags at exits
  *   tr_page.c  whether code lies where it did
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
- *   tr_share.c operands that are looked up once
+ *   tr_share.c operands that are looked up once                tr_group.c the same, near one
+ * another
  *
  * Registers in generated code: guest registers live in the host registers of the same number, RSP
  * too, but R13, R14 and R15, which live in c->s.gpr and are loaded where an instruction names them;
@@ -102,7 +103,8 @@ struct tr_exit {
     u32 flags; /* where they are: FLAGS_AT_*; EDGE: also left in c->tr_lazy (tr_flags.c) */
     u16 size;  /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
     u8 kind;
-    u8 len; /* STEP: of the instruction; MISS: must the address be aligned? */
+    u8 len; /* STEP: of the instruction; MISS: to how many bytes what is accessed first must be
+               aligned; 0 */
     union {
         struct {          /* EDGE */
             u32 unjoined; /* where it leads when not joined */
@@ -150,8 +152,10 @@ enum {
     EA_REGS,
     EA_KIND = 3,
     EA_INDEX = 16,
-    EA_QUIET = 32
-}; /* it is in R15; its page is in R15; computed; QUIET: raises nothing (tr_share.c) */
+    EA_QUIET = 32,
+    EA_GROUP = 64
+}; /* it is in R15; its page is in R15; computed; QUIET: raises nothing (tr_share.c); GROUP: for a
+      group, first is the leader's access (tr_group.c) */
 
 struct tr_block {
     u64 rip, gpa, key;
@@ -170,6 +174,7 @@ struct tr_block {
     u32 exit_from, exit_to; /* its exits */
     bool dead;
     bool floats; /* rip is where it was translated: tr_page.c */
+    bool alone;  /* without groups, beside a trace with them (tr_group.c) */
 };
 
 /* Where a processor exception is possible. */
@@ -208,7 +213,19 @@ struct tr_insn {
     u8 class;
     bool vector;   /* names vector registers */
     bool followed; /* a jump whose target comes next in the trace */
+    bool found;    /* its operand was looked up by its group's leader, */
+    bool reload;   /* and the addend is in the group's slot (tr_group.c) */
+    u8 group;      /* 0: none */
     u16 live_in, live_out;
+};
+
+/* Operands that share a look: tr_group.c. Offsets are from the sum of symbols. */
+struct tr_group {
+    u16 base, index; /* symbols */
+    u8 scale, leader, count;
+    bool write, quiet, spill; /* for any of them; the leader only reads; to the slot as well */
+    s32 off, first;           /* of the leader's operand; of what it accesses first */
+    s32 lo, hi;
 };
 
 struct tr_slot {
@@ -269,6 +286,7 @@ struct soft_tr {
     bool host_avx, host_bmi2;
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
+    bool want_alone;     /* at next_rip, a trace without groups */
     u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
@@ -298,12 +316,16 @@ struct soft_tr {
         u32 insns, looks; /* of the instructions up to the next jump that may leave */
         u32 at[2];        /* where the code that adds them has the numbers */
     } run;
+    bool alone; /* no groups, this time */
+    struct tr_group group[TR_GROUPS + 1];
+    u32 group_count;
     /* tr_share.c: is the operand where the one before was found? If not, will it be written later
      * on? Where it was found. */
     bool shared, share_write;
     struct tr_at share_at;
-    u32 now, writer; /* being translated; last that wrote all flags, or TR_NONE */
-    bool vec_done;   /* vector registers were seen to be loaded */
+    u32 now, writer;              /* being translated; last that wrote all flags, or TR_NONE */
+    u32 recipe_of, recipe_number; /* the recipe made last: of which writer; 0: none yet */
+    bool vec_done;                /* vector registers were seen to be loaded */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
         u32 back;    /* where the late piece returns to */
@@ -402,6 +424,7 @@ u64 tr_cache_touched(const struct soft_tr *t); /* bytes of code memory that were
 struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa);
 /* A floating one, wherever it was translated. */
 struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa);
+struct tr_block *tr_cache_find_alone(struct soft_tr *t, u64 gpa, u64 key, u64 rip);
 void tr_cache_add(struct soft_tr *t, u32 block); /* rip, gpa and key are set */
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host); /* NULL: none there */
 
@@ -440,7 +463,9 @@ void tr_operand(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write
  * the jump that is returned goes to tr_seg_odd; 0: none. */
 u32 tr_seg_base(struct soft_tr *t, const struct insn *i);
 void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from);
-u32 tr_push_pop(struct soft_tr *t, u32 at); /* translates a run of them; returns how many */
+u32 tr_stack_run(const struct soft_tr *t, u32 at); /* how many PUSH or POP are one run */
+void tr_groups(struct soft_tr *t);                 /* tr_group.c: of the trace */
+u32 tr_push_pop(struct soft_tr *t, u32 at);        /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);
 /* disp(%rsp), checked, to H_ADDR */
@@ -455,6 +480,8 @@ void tr_flags_save(struct soft_tr *t);
 void tr_flags_restore(struct soft_tr *t);
 void tr_flags_clobber(struct soft_tr *t, u16 live); /* RFLAGS will be lost */
 void tr_flags_need(struct soft_tr *t);              /* RFLAGS must be the guest's */
+void tr_flags_settle(struct soft_tr *t); /* they must be in RFLAGS or saved: no recipe any more */
+void tr_flags_keep(struct soft_tr *t);   /* the same, and for all that comes next */
 
 void tr_entries(struct soft_tr *t);
 /* Counting (translator.count): a run of instructions begins, ends; an indirect jump. */
@@ -509,6 +536,7 @@ void tr_flags_home(struct soft_vcpu *c, u32 at); /* from where they are to aflag
 void tr_flags_out(struct soft_vcpu *c);          /* aflags -> tr_flags */
 /* At t->now, where RFLAGS would be saved: how to do without, or FLAGS_AT_HOME. */
 u32 tr_flags_recipe(struct soft_tr *t);
+void tr_flags_remake(struct soft_tr *t); /* follows the recipe t->lost: RFLAGS is the guest's */
 /* For a jump at t->now: what c->tr_lazy may say, FLAGS_AT_HOME: nothing. */
 u32 tr_flags_hint(struct soft_tr *t);
 /* Are flags that the trace finds never read, and written again within it before they must be in one

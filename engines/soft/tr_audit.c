@@ -16,8 +16,10 @@
  * Values are followed from one label to the next (a label: where a jump or a stub may come in).
  * Nothing is known behind one, but where only one jump comes in, and where a look that failed goes
  * on: there guest registers are as they were, since none is changed between that place and the
- * look. That only fast translations of RAM are in the tables (look.c), and that the stubs
- * (tr_stub.c) and C code are right, is not shown here.
+ * look. The same where the stub that loads vector registers comes back to, and where the
+ * interpreter may have done an access (it changes what the instruction changes, and does not come
+ * back when addends in slots may have become wrong). That only fast translations of RAM are in the
+ * tables (look.c), and that the stubs (tr_stub.c) and C code are right, is not shown here.
  */
 #include "engines/soft/tr_audit.h"
 
@@ -45,6 +47,7 @@ static const struct {
     {C_OFF(tr_lazy), 4},
     {C_OFF(tr_resume), 8},
     {C_OFF(tr_temp), 8},
+    {C_OFF(tr_addend), sizeof(((struct soft_vcpu *)0)->tr_addend)},
     {C_OFF(tr_turns), 8},
     {C_OFF(tr_counted), sizeof(struct engine_tr_counted)},
 };
@@ -356,6 +359,25 @@ static void remember(struct audit *a, u32 to) {
     }
 }
 
+/* Behind a jump to a piece that loads the vector registers and comes back just here (a->load):
+ * guest registers and slots are what they were.
+ *
+ *   lea H_TEMP, [back]; mov gs:[tr_resume], H_TEMP; jmp STUB_VLOAD */
+static void note_load(struct audit *a, u32 to) {
+    u8 shape[21] = {0x4c, 0x8d, 0x35, 0, 0, 0, 0, 0x65, 0x4c, 0x89, 0x34, 0x25};
+    u32 back = a->at + a->insn.len, lea = back - (to + 7), resume = (u32)C_OFF(tr_resume);
+    u32 stub = a->t->stub[STUB_VLOAD] - (to + (u32)sizeof(shape));
+    _Static_assert(H_TEMP == 14, "shape");
+    shape[16] = 0xe9;
+    memcpy(shape + 3, &lea, 4);
+    memcpy(shape + 12, &resume, 4);
+    memcpy(shape + 17, &stub, 4);
+    if (inside(a, to) && to + sizeof(shape) <= a->to && !bit_get(a->many, to - a->from) &&
+        !memcmp(a->t->code.rw + to, shape, sizeof(shape))) {
+        a->load = back;
+    }
+}
+
 static bool jump(struct audit *a) {
     const struct insn *i = &a->insn;
     const struct insn_operand *op = &i->op[0];
@@ -363,6 +385,9 @@ static bool jump(struct audit *a) {
         u32 to = target_of(a);
         bool own = inside(a, to) && bit_get(a->start, to - a->from);
         remember(a, to);
+        if (a->insn.id == INSN_JCC) {
+            note_load(a, to);
+        }
         if (a->compared == CMP_TAG && a->insn.cond == 5 && !miss_fine(a)) {
             return false;
         }
@@ -437,21 +462,29 @@ static void forget(struct audit *a) {
     a->compared = CMP_NONE;
 }
 
+/* What the stubs leave in the registers that are no guest's. */
+static void forget_own(struct audit *a) {
+    a->v[H_TEMP2] = audit_fresh(a);
+    a->v[H_TEMP] = audit_fresh(a);
+    a->v[H_ADDR] = audit_fresh(a);
+    a->has_passed = false;
+    a->compared = CMP_NONE;
+}
+
 /* falls: control comes from the instruction before as well. */
 static void label_passed(struct audit *a, bool falls) {
     u32 n = a->at - a->from;
+    bool loaded = bit_get(a->loaded, n), back = bit_get(a->back, n);
+    bool many = bit_get(a->many, n) || (loaded && a->load != a->at);
     a->temp_read = false;
-    if (bit_get(a->back, n) && !bit_get(a->many, n)) {
-        a->v[H_TEMP2] = audit_fresh(a);
-        a->v[H_TEMP] = audit_fresh(a);
-        a->v[H_ADDR] = audit_fresh(a);
-        a->has_passed = false;
-        a->anchor = a->at;
+    if ((back || loaded) && !many) {
+        forget_own(a);
+        a->anchor = back ? a->at : 0;
         return;
     }
     forget(a);
-    a->anchor = bit_get(a->back, n) ? a->at : 0;
-    for (u32 i = 0; i < a->jumps && !falls && !bit_get(a->many, n); i++) {
+    a->anchor = back ? a->at : 0;
+    for (u32 i = 0; i < a->jumps && !falls && !many; i++) {
         if (a->late[i].to == a->at) {
             memcpy(a->v, a->late[i].v, sizeof(a->v));
         }
@@ -503,7 +536,8 @@ static void label_set(struct audit *a, u32 at, bool jump) {
 
 static void label_of_look(struct audit *a, u32 at) {
     if (inside(a, at)) {
-        if (bit_get(a->label, at - a->from) && !bit_get(a->back, at - a->from)) {
+        if (bit_get(a->label, at - a->from) && !bit_get(a->back, at - a->from) &&
+            !bit_get(a->loaded, at - a->from)) {
             bit_set(a->many, at - a->from);
         }
         bit_set(a->back, at - a->from);
@@ -522,7 +556,11 @@ static bool find_labels(struct audit *a) {
             label_set(a, target_of(a), target_of(a) > a->at);
         }
         if (a->insn.id == INSN_LEA && a->insn.mem.base == MEM_RIP) { /* for c->tr_resume */
-            label_set(a, (u32)(a->at + a->insn.len + (u64)a->insn.mem.disp), false);
+            u32 at = (u32)(a->at + a->insn.len + (u64)a->insn.mem.disp);
+            label_set(a, at, true);
+            if (inside(a, at)) {
+                bit_set(a->loaded, at - a->from);
+            }
         }
     }
     for (u32 i = 0; i < ENTRY_COUNT; i++) {
@@ -535,8 +573,12 @@ static bool find_labels(struct audit *a) {
         }
     }
     for (u32 n = a->b->exit_from; n < a->b->exit_to; n++) {
-        if (a->t->exits[n].kind == TR_MISS) {
-            label_of_look(a, a->t->exits[n].patch);
+        const struct tr_exit *e = &a->t->exits[n];
+        if (e->kind == TR_MISS) {
+            label_of_look(a, e->patch);
+            if (inside(a, e->after)) {
+                bit_set(a->after, e->after - a->from);
+            }
         }
     }
     return true;
@@ -544,7 +586,7 @@ static bool find_labels(struct audit *a) {
 
 static bool labels_are_starts(struct audit *a) {
     for (u32 n = 0; n < (a->to - a->from + 63) / 64; n++) {
-        if (a->label[n] & ~a->start[n]) {
+        if ((a->label[n] | a->after[n]) & ~a->start[n]) {
             return FAIL(a, "a label inside an instruction");
         }
     }
@@ -564,9 +606,14 @@ static bool audit_block(struct audit *a) {
     for (a->at = a->from; a->at < a->to; a->at += a->insn.len) {
         if (bit_get(a->label, a->at - a->from)) {
             label_passed(a, falls);
+        } else if (bit_get(a->after, a->at - a->from)) {
+            forget_own(a);
         }
         if (!decode(a) || !one(a)) {
             return false;
+        }
+        if (falls && a->insn.id == INSN_LEA && a->insn.mem.base == MEM_RIP) {
+            return FAIL(a, "a piece for vector registers that is not apart");
         }
         falls = a->insn.id != INSN_JMP;
     }
@@ -605,6 +652,7 @@ static struct audit *audit_begin(struct soft_vcpu *c, u32 block) {
     c->tr->audit = a;
     memset(a, 0, offsetof(struct audit, late));
     a->why = NULL;
+    a->load = 0;
     a->c = c;
     a->t = c->tr;
     a->b = &c->tr->blocks[block];
@@ -613,6 +661,8 @@ static struct audit *audit_begin(struct soft_vcpu *c, u32 block) {
     size_t bytes = MIN((size_t)(a->to - a->from) / 64 + 1, ARRAY_LEN(a->start)) * sizeof(u64);
     memset(a->many, 0, bytes);
     memset(a->back, 0, bytes);
+    memset(a->after, 0, bytes);
+    memset(a->loaded, 0, bytes);
     memset(a->start, 0, bytes);
     memset(a->label, 0, bytes);
     return a;

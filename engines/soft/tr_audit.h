@@ -45,7 +45,13 @@ struct audit_value {
     u32 own;
 };
 
-enum { CODE_MAX = 96 * 1024, FACTS = 8, TEMP = GPR_COUNT, VALUES = GPR_COUNT + 1 };
+enum {
+    CODE_MAX = 96 * 1024,
+    FACTS = 8,
+    TEMP = GPR_COUNT,
+    SLOTS = TEMP + 1,
+    VALUES = SLOTS + TR_GROUPS
+};
 enum { LATE_MAX = 512 };
 enum { PAGE_LOW = (u32)PAGE_MASK };
 
@@ -65,7 +71,7 @@ struct audit {
     const u8 *code;
     u32 from, to, at; /* offsets in the code cache; at: of the instruction */
     struct insn insn;
-    struct audit_value v[VALUES]; /* of host registers, and of c->tr_temp */
+    struct audit_value v[VALUES]; /* of host registers, c->tr_temp, c->tr_addend */
     u32 next_sym;
     /* The comparison just made, and what the jump behind it has shown. */
     enum { CMP_NONE, CMP_TAG, CMP_COUNT, CMP_RUN } compared;
@@ -85,6 +91,9 @@ struct audit {
     const char *why;
     u64 many[CODE_MAX / 64],
         back[CODE_MAX / 64]; /* labels that more than one jump leads to; of looks */
+    /* Behind accesses that the interpreter may do; behind the check for live vector registers. */
+    u64 after[CODE_MAX / 64], loaded[CODE_MAX / 64];
+    u32 load; /* where the check just made comes back to; 0: it was something else */
     u64 start[CODE_MAX / 64], label[CODE_MAX / 64];
 };
 

@@ -145,7 +145,7 @@ bool audit_is_gpr(const struct insn_operand *op, u32 size) {
 
 static struct audit_value loaded(struct audit *a) {
     const struct insn *i = &a->insn;
-    u64 at = (u64)i->mem.disp, slot;
+    u64 at = (u64)i->mem.disp;
     struct audit_value p;
     u32 array;
     if (i->mem.seg == SEG_GS) {
@@ -155,9 +155,14 @@ static struct audit_value loaded(struct audit *a) {
         if (fixed && (look || dtlb || at == C_OFF(tr_seen))) {
             return (struct audit_value){.kind = look ? AUDIT_LOOK : dtlb ? AUDIT_DTLB : AUDIT_SEEN};
         }
+        u64 slot = at - C_OFF(tr_addend);
+        if (fixed && slot < 8 * TR_GROUPS && !(slot & 7)) {
+            return a->v[SLOTS + slot / 8];
+        }
         a->temp_read |= at == C_OFF(tr_temp);
         return fixed && at == C_OFF(tr_temp) ? a->v[TEMP] : audit_fresh(a);
     }
+    u64 slot;
     if (!audit_address(a, &p) || !audit_look_place(&p, &array, &slot) || array != ARRAY_ADDEND ||
         !a->has_passed) {
         return audit_fresh(a);
@@ -255,13 +260,19 @@ static struct audit_value added(struct audit *a, struct audit_value v) {
     const struct insn *i = &a->insn;
     const struct insn_operand *from = &i->op[1];
     bool reg = audit_is_gpr(from, 8);
-    struct audit_value y = reg ? audit_as_sum(a->v[from->reg & 15]) : audit_fresh(a);
+    struct audit_value y = reg                         ? audit_as_sum(a->v[from->reg & 15])
+                           : from->kind == OPERAND_IMM ? audit_constant(i->imm)
+                                                       : audit_fresh(a);
     if (i->opsize != 8) {
         return audit_fresh(a);
     }
     v = audit_as_sum(v);
     if (i->id == INSN_ADD) {
         return value_add(&v, &y) ? v : audit_fresh(a);
+    }
+    if (from->kind == OPERAND_IMM && v.kind == AUDIT_SUM) {
+        v.c -= i->imm;
+        return v;
     }
     /* host address - its linear address */
     if (reg && v.kind == AUDIT_HOST && y.kind == AUDIT_SUM && audit_same_symbols(&v, &y)) {
@@ -313,21 +324,43 @@ static bool takes_back(const struct insn *i) {
     return i->id == INSN_MOV && i->opsize == 8 && own;
 }
 
-/* What a guest's own instruction leaves in its register is a new value, whatever it looks like. */
+/* One register of the start, and a constant. */
+static bool is_moved(const struct insn *i, const struct audit_value *v) {
+    bool whole = i->opsize == 8 &&
+                 (i->id == INSN_MOV || i->id == INSN_LEA || i->id == INSN_ADD || i->id == INSN_SUB);
+    return whole && v->kind == AUDIT_SUM && v->sym[0] && v->coef[0] == 1 && !v->sym[1];
+}
+
+/* What a guest's own instruction leaves in its register is a new value, whatever it looks like (a
+ * constant, too: it needs a name), but for a register that was moved by a constant. */
 static struct audit_value result(struct audit *a) {
     struct audit_value v = computed(a);
     bool guest = a->insn.op[0].reg_class == REG_GPR && a->insn.op[0].reg < H_TEMP2;
-    return guest && !takes_back(&a->insn) && v.kind != AUDIT_HOST ? audit_fresh(a) : v;
+    bool constant = v.kind == AUDIT_SUM && !v.sym[0];
+    bool followed = takes_back(&a->insn) || v.kind == AUDIT_HOST || is_moved(&a->insn, &v);
+    return guest && (constant || !followed) ? audit_fresh(a) : v;
 }
 
-static void temp_stored(struct audit *a) {
+static void slots_stored(struct audit *a, u64 at, u32 size, bool whole) {
+    for (u32 n = 0; n < TR_GROUPS; n++) {
+        u64 slot = C_OFF(tr_addend) + 8 * n;
+        if (at < slot + 8 && at + size > slot) {
+            a->v[SLOTS + n] = whole && at == slot ? a->v[a->insn.op[1].reg & 15] : audit_fresh(a);
+        }
+    }
+}
+
+static void gs_stored(struct audit *a) {
     const struct insn *i = &a->insn;
     const struct insn_operand *mem = audit_memory_operand(i);
-    if (mem && i->mem.seg == SEG_GS && i->mem.disp == (s64)C_OFF(tr_temp) &&
-        (mem->flags & OPERAND_WRITE)) {
-        bool whole = i->id == INSN_MOV && audit_is_gpr(&i->op[1], 8);
+    if (!mem || i->mem.seg != SEG_GS || !(mem->flags & (OPERAND_WRITE | OPERAND_COND))) {
+        return;
+    }
+    bool whole = i->id == INSN_MOV && audit_is_gpr(&i->op[1], 8);
+    if (i->mem.disp == (s64)C_OFF(tr_temp)) {
         a->v[TEMP] = whole ? a->v[i->op[1].reg & 15] : audit_fresh(a);
     }
+    slots_stored(a, (u64)i->mem.disp, mem->size, whole);
 }
 
 void audit_values(struct audit *a) {
@@ -337,7 +370,7 @@ void audit_values(struct audit *a) {
     struct audit_value first = audit_constant(0);
     struct audit_value before[VALUES];
     memcpy(before, a->v, sizeof(before));
-    temp_stored(a);
+    gs_stored(a);
     if (whole) {
         first = result(a);
     }

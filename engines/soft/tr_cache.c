@@ -300,21 +300,30 @@ static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
     return &t->hash[(h >> 32) % ARRAY_LEN(t->hash)];
 }
 
-struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa) {
+static struct tr_block *find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa,
+                             bool alone) {
     for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
         struct tr_block *found = &t->blocks[n - 1];
         if (found->rip == rip && found->gpa == gpa && found->key == key &&
-            found->second_gpa == second_gpa && !found->dead) {
+            found->second_gpa == second_gpa && found->alone == alone && !found->dead) {
             return found;
         }
     }
     return NULL;
 }
 
+struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa) {
+    return find(t, gpa, key, rip, second_gpa, false);
+}
+
+struct tr_block *tr_cache_find_alone(struct soft_tr *t, u64 gpa, u64 key, u64 rip) {
+    return find(t, gpa, key, rip, 0, true);
+}
+
 struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa) {
     for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
         struct tr_block *found = &t->blocks[n - 1];
-        if (found->floats && found->gpa == gpa && found->key == key &&
+        if (found->floats && !found->alone && found->gpa == gpa && found->key == key &&
             found->second_gpa == second_gpa && !found->dead) {
             return found;
         }

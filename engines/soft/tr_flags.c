@@ -138,14 +138,114 @@ static u32 recipe_new(struct soft_tr *t, const struct tr_recipe *r) {
     return FLAGS_AT_RECIPE + t->recipe_count++;
 }
 
+/* Are flags wanted in RFLAGS at i? */
+static bool flags_wanted(const struct tr_insn *i) {
+    const struct insn *insn = &i->insn;
+    return !looks_only(i) || insn->flags_read ||
+           (insn->flags_write && (i->live_out & ~tr_flags_killed(insn)));
+}
+
+/* Has a register of the recipe changed where i wants them? Calls and returns want them last. */
+static bool changed_for(const struct tr_insn *i, u16 changed, u16 regs) {
+    bool last = i->class == CLASS_CALL || i->class == CLASS_CALL_IND || i->class == CLASS_RET;
+    changed |= last ? tr_regs_written(&i->insn) | (1u << GPR_RSP) : 0;
+    return changed & regs;
+}
+
+/* From t->now on: do the registers of r last until flags are written again, at each exit before,
+ * and until they are wanted in RFLAGS, when the recipe is followed in generated code? */
+static bool recipe_lasts(const struct soft_tr *t, const struct tr_recipe *r) {
+    u16 regs = recipe_regs(r), changed = 0, odd = (u16)(7u << H_TEMP2);
+    for (u32 n = t->writer + 1; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        if (n >= t->now) {
+            if (flags_wanted(i)) {
+                return !(regs & odd) && !changed_for(i, changed, regs);
+            }
+            if (tr_may_exit(i) && (changed & regs)) {
+                return false;
+            }
+            if (i->insn.flags_write) {
+                return true;
+            }
+        }
+        changed |= tr_regs_written(&i->insn);
+    }
+    return !(regs & odd) && !(changed & regs);
+}
+
 u32 tr_flags_recipe(struct soft_tr *t) {
     struct tr_recipe r;
-    u16 early;
-    if (t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r) ||
-        !flags_die(t, t->writer + 1, t->now, &early) || (early & recipe_regs(&r))) {
+    if (t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r) || !recipe_lasts(t, &r)) {
         return FLAGS_AT_HOME;
     }
-    return recipe_new(t, &r);
+    if (t->recipe_of != t->writer || !t->recipe_number) {
+        t->recipe_of = t->writer;
+        t->recipe_number = recipe_new(t, &r);
+    }
+    return t->recipe_number;
+}
+
+/* op of the recipe's size: a register and an immediate, or another register; opcode is that of the
+ * second form. */
+static void remake_op(struct soft_tr *t, const struct tr_recipe *r, u32 reg, u32 opcode, u32 ext) {
+    bool test = opcode == 0x85, wide = r->size == 8;
+    u32 byte = r->size == 1;
+    if (r->size == 2) {
+        tr_u8(t, 0x66);
+    }
+    tr_u8(t, 0x40 | (wide ? 8u : 0) | (r->b == MEM_NONE ? 0 : (r->b & 8u) >> 1) | (reg & 8) >> 3);
+    if (r->b != MEM_NONE) {
+        tr_u8(t, opcode - byte);
+        tr_u8(t, 0xc0 | (r->b & 7u) << 3 | (reg & 7));
+        return;
+    }
+    tr_u8(t, (test ? 0xf7u : 0x81u) - byte);
+    tr_u8(t, 0xc0 | ext << 3 | (reg & 7));
+    if (byte) {
+        tr_u8(t, (u32)r->imm);
+    } else if (r->size == 2) {
+        tr_u16(t, (u32)r->imm);
+    } else {
+        tr_u32(t, (u32)r->imm);
+    }
+}
+
+/* H_TEMP2 is free. */
+void tr_flags_remake(struct soft_tr *t) {
+    struct tr_recipe r = t->recipes[t->lost - FLAGS_AT_RECIPE];
+    bool wide = r.size == 8;
+    t->lost = FLAGS_AT_HOME;
+    switch (r.op) {
+    case RECIPE_CMP:
+        remake_op(t, &r, r.a, 0x39, 7);
+        return;
+    case RECIPE_TEST:
+        remake_op(t, &r, r.a, 0x85, 0);
+        return;
+    case RECIPE_LOGIC:
+        r.b = r.a;
+        remake_op(t, &r, r.a, 0x85, 0);
+        return;
+    default:
+        break;
+    }
+    tr_rr(t, wide, 0x89, r.a, H_TEMP2);
+    if (r.op == RECIPE_NEG) {
+        r.b = MEM_NONE;
+        for (u32 n = 0; n < 2; n++) { /* neg, of that size */
+            if (r.size == 2) {
+                tr_u8(t, 0x66);
+            }
+            tr_u8(t, wide ? 0x49 : 0x41);
+            tr_u8(t, r.size == 1 ? 0xf6 : 0xf7);
+            tr_u8(t, 0xd8 | (H_TEMP2 & 7));
+        }
+        return;
+    }
+    bool add = r.op == RECIPE_ADD; /* what it was before, and then once more */
+    remake_op(t, &r, H_TEMP2, add ? 0x29 : 0x01, add ? 5 : 0);
+    remake_op(t, &r, H_TEMP2, add ? 0x01 : 0x39, add ? 0 : 7);
 }
 
 u32 tr_flags_hint(struct soft_tr *t) {

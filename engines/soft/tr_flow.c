@@ -36,10 +36,23 @@ void tr_flags_clobber(struct soft_tr *t, u16 live) {
     }
 }
 
+void tr_flags_settle(struct soft_tr *t) {
+    if (t->lost >= FLAGS_AT_RECIPE) {
+        tr_flags_remake(t);
+    }
+}
+
+void tr_flags_keep(struct soft_tr *t) {
+    tr_flags_settle(t);
+    t->writer = TR_NONE;
+}
+
 void tr_flags_need(struct soft_tr *t) {
     if (t->saved) {
         tr_flags_restore(t);
         t->saved = false;
+    } else {
+        tr_flags_settle(t);
     }
 }
 
@@ -263,6 +276,7 @@ void tr_table_index(struct soft_tr *t) {
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved) {
     u32 exit = tr_exit_new(t, TR_INDIRECT, i->rip);
     t->exits[exit].size = (u16)moved;
+    tr_flags_keep(t);
     tr_flags_clobber(t, FLAG_ARITH);
     tr_count_jump(t);
     tr_table_index(t);

@@ -102,7 +102,7 @@ static struct tr_exit *miss_new(struct soft_tr *t, const struct tr_insn *i, u32 
     e->first = e->count = 0;
     e->size = (u16)size;
     e->access = write ? ACCESS_WRITE : ACCESS_READ;
-    e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B;
+    e->len = (i->insn.flags & INSN_ALIGNED) || i->insn.id == INSN_CMPXCHG16B ? (u8)size : 0;
     return e;
 }
 
@@ -140,8 +140,8 @@ static void last_tag(struct soft_tr *t, u32 reg) {
  *
  *   mov r13, table; r14d = address >> 12; r15 = last byte | fff; r15 == tag? r14 = addend
  */
-static void look_regs(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea, u32 size,
-                      bool write) {
+static struct tr_exit *look_regs(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea,
+                                 u32 size, bool write) {
     u32 back = t->used;
     struct tr_exit *e = miss_new(t, i, size, write);
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3, .disp = tags(write)};
@@ -162,6 +162,33 @@ static void look_regs(struct soft_tr *t, const struct tr_insn *i, const struct t
     miss_jump(t, e, back);
     slot.disp = LOOK_ADDEND;
     tr_mem(t, true, 0x8b, H_TEMP, &slot);
+    return e;
+}
+
+/* The operand of i, at *ea by guest registers, in its group (tr_group.c). */
+static void look_group(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea, u32 size,
+                       struct tr_at *at) {
+    const struct tr_group *g = &t->group[i->group];
+    size_t slot = C_OFF(tr_addend) + 8 * (i->group - 1u);
+    if (i->reload) {
+        tr_gs_load(t, H_TEMP, slot);
+    } else if (!i->found) {
+        struct tr_at low = *ea;
+        low.disp -= g->off - g->lo;
+        struct tr_exit *e = look_regs(t, i, &low, (u32)(g->hi - g->lo), g->write);
+        e->first = (u8)(g->first - g->lo);
+        e->len = e->len ? (u8)size : 0;
+        e->ea_how |= (u8)(EA_GROUP | (g->write && g->quiet ? EA_QUIET : 0));
+        if (g->spill) {
+            tr_gs_store(t, H_TEMP, slot);
+        }
+    }
+    *at = *ea;
+    if (ea->index != MEM_NONE) {
+        lea(t, true, H_ADDR, *ea, 0);
+        *at = (struct tr_at){.base = H_ADDR};
+    }
+    at->index = H_TEMP;
 }
 
 /* A constant address, in one page: its slot is known. */
@@ -202,8 +229,15 @@ void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bo
 
 void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp, u32 size,
                   bool write, struct tr_at *at) {
-    tr_flags_clobber(t, i->live_in);
     *at = (struct tr_at){.base = (u8)base, .index = MEM_NONE, .disp = disp};
+    if (!i->found) {
+        tr_flags_clobber(t, i->live_in);
+    }
+    if (i->group) {
+        struct tr_at ea = *at;
+        look_group(t, i, &ea, size, at);
+        return;
+    }
     if (tr_wide(t)) {
         look_regs(t, i, at, size, write);
     } else {
@@ -239,7 +273,9 @@ static bool const_address(const struct soft_tr *t, const struct insn *insn, u64 
 void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, struct tr_at *at) {
     const struct insn_mem *m = &i->insn.mem;
     u64 linear;
-    tr_flags_clobber(t, i->live_in);
+    if (!i->found) {
+        tr_flags_clobber(t, i->live_in);
+    }
     if (const_address(t, &i->insn, i->rip, size, &linear)) {
         look_const(t, i, linear, size, write, at);
         return;
@@ -253,6 +289,10 @@ void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, s
     }
     struct tr_at ea = {.base = m->base, .index = m->index, .disp = (s32)m->disp};
     ea.shift = m->index == MEM_NONE ? 0 : (u8)scale_bits(m->scale);
+    if (i->group) {
+        look_group(t, i, &ea, size, at);
+        return;
+    }
     look_regs(t, i, &ea, size, write);
     if (ea.index == MEM_NONE) {
         *at = (struct tr_at){.base = ea.base, .index = H_TEMP, .disp = ea.disp};
@@ -306,16 +346,24 @@ static void pop_one(struct soft_tr *t, const struct tr_insn *i, const struct tr_
     }
 }
 
-u32 tr_push_pop(struct soft_tr *t, u32 at) {
+u32 tr_stack_run(const struct soft_tr *t, u32 at) {
     const struct tr_insn *first = &t->trace[at];
-    bool push = first->class == CLASS_PUSH;
-    u32 n = 1, word = tr_word(t);
+    u32 n = 1;
     while (at + n < t->trace_len && n < 15 && first[n].class == first->class) {
         n++;
     }
+    return n;
+}
+
+u32 tr_push_pop(struct soft_tr *t, u32 at) {
+    const struct tr_insn *first = &t->trace[at];
+    bool push = first->class == CLASS_PUSH;
+    u32 n = tr_stack_run(t, at), word = tr_word(t);
     struct tr_at stack;
     tr_look_base(t, first, GPR_RSP, push ? -(s32)(word * n) : 0, word * n, push, &stack);
-    t->exits[t->exit_count - 1].first = push ? (u8)(word * (n - 1)) : 0;
+    if (!first->group) {
+        t->exits[t->exit_count - 1].first = push ? (u8)(word * (n - 1)) : 0;
+    }
     for (u32 k = 0; k < n; k++) {
         struct tr_at slot = stack;
         if (push) {
@@ -353,7 +401,11 @@ void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_tem
     (void)value_in_temp;
     tr_look_base(t, i, GPR_RSP, -(s32)tr_word(t), tr_word(t), true, &at);
     tr_imm(t, H_TEMP2, i->rip + i->insn.len);
-    if (t->floats) {
+    if (t->floats && i->found) { /* keeping flags */
+        struct tr_at sum = {.base = H_TEMP2, .index = H_ADDR};
+        tr_gs_load(t, H_ADDR, C_OFF(tr_delta));
+        tr_mem(t, true, 0x8d, H_TEMP2, &sum);
+    } else if (t->floats) {
         tr_gs(t, true, 0x03, H_TEMP2, C_OFF(tr_delta));
     }
     push_temp(t, &at);

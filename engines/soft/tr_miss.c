@@ -108,7 +108,7 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
     const struct tr_block *b = &t->blocks[e->block];
     u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
     u64 behind = e->rip + tr_off_by(c, e) + (u64)(s64)e->go_on;
-    u32 done = 0;
+    u32 done = 0, forgot = c->tlb->forgot;
     t->stats.slow++;
     do {
         const struct tr_slow *one = slow_single(c, b, gpa);
@@ -124,11 +124,30 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
         c->uop->fn(c, c->uop);
         tr_flags_out(c);
     } while (++done < e->count && !wanted(c));
-    if (done == e->count && e->after && c->next_rip == behind && !wanted(c)) {
+    bool same = c->tlb->forgot == forgot; /* else addends in c->tr_addend may be wrong */
+    if (same && done == e->count && e->after && c->next_rip == behind && !wanted(c)) {
         c->tr_resume = (u64)(uintptr_t)t->code.rx + e->after;
         return 0;
     }
     return !tr_go_on(c);
+}
+
+/* A group's look cannot be had: on without groups, from its leader. */
+static u32 apart(struct soft_vcpu *c, const struct tr_exit *e) {
+    struct soft_tr *t = c->tr;
+    const struct tr_block *b = &t->blocks[e->block];
+    u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
+    const struct tr_block *n = tr_cache_find_alone(t, gpa, b->key, e->rip);
+    if (!n || n->floats != b->floats) {
+        t->want_alone = true;
+        return 1;
+    }
+    c->tr_resume = (u64)(uintptr_t)t->code.rx + n->entry[ENTRY_M];
+    return 0;
+}
+
+static u32 give_up(struct soft_vcpu *c, const struct tr_exit *e) {
+    return e->ea_how & EA_GROUP ? apart(c, e) : slow(c, e);
 }
 
 u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
@@ -141,18 +160,18 @@ u32 tr_miss_call(struct soft_vcpu *c, u64 r15) {
     stand_at(c, e);
     t->stats.misses++;
     t->stats.crossed += crosses;
-    bool odd = e->len && (linear & (e->size - 1u)); /* #GP comes before #PF */
+    bool odd = e->len && ((linear + e->first) & (e->len - 1u)); /* #GP comes before #PF */
     if (crosses || odd || !is_canonical(linear) || (e->entry && !c->seg_open[e->entry])) {
-        return slow(c, e);
+        return give_up(c, e);
     }
     if ((e->ea_how & EA_QUIET) &&
         tlb_slot(c->tlb->now->set[c->mmu].e, linear)->write != (linear & ~PAGE_MASK)) {
-        return slow(c, e);
+        return give_up(c, e);
     }
     const struct tlb_entry *now =
         soft_tlb_get(c, linear + e->first, (enum access)e->access, c->mmu, &phys);
     if (!soft_look_fill(c, linear, now, phys, (enum access)e->access)) {
-        return slow(c, e);
+        return give_up(c, e);
     }
     return 0;
 }

@@ -249,10 +249,17 @@ u16 tr_flags_killed(const struct insn *i) {
  * be known there, for the frame of a fault. */
 bool tr_may_exit(const struct tr_insn *i) {
     const struct insn *insn = &i->insn;
+    bool memory = insn->has_modrm && insn->modrm < 0xc0;
+    bool locked = (insn->prefixes & PREFIX_LOCK) || insn->id == INSN_XCHG;
     switch (i->class) {
     case CLASS_COPY:
-        return i->vector || (insn->has_modrm && insn->modrm < 0xc0) || insn->id == INSN_DIV ||
-               insn->id == INSN_IDIV;
+        return i->vector || insn->id == INSN_DIV || insn->id == INSN_IDIV ||
+               (memory && (!i->found || locked || insn->id == INSN_CMPXCHG16B));
+    case CLASS_PUSH:
+    case CLASS_POP:
+    case CLASS_LEAVE:
+    case CLASS_CALL:
+        return !i->found;
     case CLASS_NOP:
     case CLASS_LEA:
     case CLASS_JMP:
@@ -380,6 +387,7 @@ bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
             return false;
         }
     }
+    tr_groups(t);
     liveness(t);
     return t->trace_len && fresh(b);
 }

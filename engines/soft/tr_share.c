@@ -88,14 +88,14 @@ u32 tr_share(const struct soft_tr *t, u32 at, bool *write) {
     u16 regs = address_regs(first), changed = 0;
     u32 end = MIN(at + SHARE_MAX, t->trace_len), n = 1;
     *write = false;
-    for (u32 k = at + 1; k < end && regs; k++) {
+    for (u32 k = at + 1; k < end && regs && !first->group; k++) {
         const struct tr_insn *i = &t->trace[k];
         changed = (u16)(changed | tr_regs_written(&i[-1].insn));
         if ((changed & regs) || !between(t, i, first->vector)) {
             break;
         }
         if (i->class == CLASS_COPY && has_memory(&i->insn)) {
-            if (!address_regs(i) || !same_address(&first->insn, &i->insn)) {
+            if (i->group || !address_regs(i) || !same_address(&first->insn, &i->insn)) {
                 break;
             }
             *write |= writes(&i->insn);

@@ -449,11 +449,57 @@ static u32 put_random(u8 *code, u64 rip) {
     return len + n;
 }
 
+/* Operands near one another at one register, which moves by constants: they share a look. Often
+ * over a page's end, sometimes with another register between. */
+static u32 put_near(u8 *code) {
+    static const u8 op[] = {0x8b, 0x89, 0x8b, 0x03, 0x01, 0x3b, 0x87, 0x11, 0x84, 0x31};
+    u8 reg = (u8)(below(2) ? GPR_RBX : GPR_R9), other = GPR_RSI;
+    u64 page = NATIVE_RAM + 0x1000 + 0x1000 * below(2);
+    u64 at = below(3) ? page + 128 + below(0xe00) : page - 64 + below(128);
+    u32 n = put_mov(code, reg, at);
+    n += put_mov(code + n, other, pointer());
+    for (u32 k = 2 + (u32)below(5); k--;) {
+        u8 base = below(4) ? reg : other, to = (u8)below(16), what = op[below(sizeof(op))];
+        if (to == reg || to == other || to == GPR_RSP) {
+            to = GPR_RAX;
+        }
+        code[n++] = (u8)(0x40 | (below(2) ? 8 : 0) | to >> 3 << 2 | base >> 3);
+        code[n++] = what;
+        code[n++] = (u8)(0x40 | (to & 7) << 3 | (base & 7));
+        code[n++] = (u8)(below(64) - 32);
+        switch (below(8)) {
+        case 0: /* add or sub base, imm8 */
+            n += (u32)sprintf((char *)code + n, "%c%c%c%c", 0x48 | base >> 3, 0x83,
+                              (below(2) ? 0xc0 : 0xe8) | (base & 7), (int)(1 + below(16)));
+            break;
+        case 1: /* lea base, [base + disp8] */
+            n += (u32)sprintf((char *)code + n, "%c%c%c%c", 0x48 | base >> 3 | base >> 3 << 2, 0x8d,
+                              0x40 | (base & 7) << 3 | (base & 7), (int)(1 + below(16)));
+            break;
+        case 2: /* push rax, pop rdx */
+            code[n++] = 0x50;
+            code[n++] = 0x5a;
+            break;
+        case 3: /* jcc over cmp eax, edx */
+            code[n++] = (u8)(0x70 | below(16));
+            code[n++] = 2;
+            code[n++] = 0x39;
+            code[n++] = 0xd0;
+            break;
+        default:
+            break;
+        }
+    }
+    return n;
+}
+
 static u32 put_program(u8 *code) {
     u32 n = 0;
     for (u32 k = 0; k < PROGRAM_INSNS && n < PROGRAM_BYTES - 64;) {
         u32 jump = below(5) == 0 ? 2 : 0; /* over the next instruction, sometimes */
-        u32 len = put_random(code + n + jump, 0);
+        bool near = bits == 64 && below(6) == 0 && n < PROGRAM_BYTES - 192;
+        jump = near ? 0 : jump;
+        u32 len = near ? put_near(code + n) : put_random(code + n + jump, 0);
         if (!len) {
             continue;
         }

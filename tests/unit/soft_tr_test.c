@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Parts of the translator by themselves: tables of translations (look.c), flags that follow from
- * registers (tr_flags.c), operands that are looked up once (tr_share.c), 32-bit code's own
- * instructions, counters. */
+ * registers (tr_flags.c), operands that are looked up once (tr_share.c, tr_group.c), 32-bit code's
+ * own instructions, counters. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -338,6 +338,78 @@ static void test_pkru(void **state) {
     pkru_taken("b800020000 31d2 480fae6d00", 5, 0x25);   /* xrstor64 */
 }
 
+/* --- tr_group.c --------------------------------------------------------------------------------
+ */
+
+static u32 looks_of(const char *hex, u32 *groups) {
+    u32 first = c->tr->exit_count, looks = 0;
+    sm_setup(m, SM_LONG, 0);
+    first = c->tr->exit_count;
+    m->s.gpr[GPR_RBX] = SM_DATA + 64;
+    m->s.gpr[GPR_RSI] = SM_DATA + 0x800;
+    sm_hex(m, SM_CODE, hex);
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), -1);
+    *groups = 0;
+    for (u32 n = first; n < c->tr->exit_count; n++) {
+        const struct tr_exit *e = &c->tr->exits[n];
+        looks += e->kind == TR_MISS;
+        *groups += e->kind == TR_MISS && (e->ea_how & EA_GROUP);
+    }
+    return looks;
+}
+
+static void test_groups(void **state) {
+    u32 groups;
+    (void)state;
+    /* mov [rbx], rax; mov rdx, [rbx+8]; mov ecx, [rbx+20h] */
+    assert_int_equal(looks_of("488903 488b5308 8b4b20 f4", &groups), 1);
+    assert_int_equal(groups, 1);
+    /* mov [rbx], rax; add rbx, 16; mov rcx, [rsi]; lea rdx, [rbx-8]; mov [rdx+8], rax */
+    assert_int_equal(looks_of("488903 4883c310 488b0e 488d53f8 48894208 f4", &groups), 2);
+    assert_int_equal(groups, 1);
+    assert_int_equal(sm_get(m, SM_DATA + 80, 8), sm_get(m, SM_DATA + 64, 8));
+    /* push rax; sub rsp, 20h; mov [rsp+8], rax; mov rcx, [rsi]; add rsp, 20h; pop rdx */
+    assert_int_equal(looks_of("50 4883ec20 4889442408 488b0e 4883c420 5a f4", &groups), 2);
+    assert_int_equal(looks_of("488b03 488b8300010000 f4", &groups), 2);           /* too far away */
+    assert_int_equal(looks_of("488b03 31db 488b9b40000400 f4", &groups), 2);      /* another base */
+    assert_int_equal(looks_of("488b03 0fa2 bb40000400 488b4308 f4", &groups), 2); /* a step */
+}
+
+/* Two pages, of which the second is not there, or may only be read. */
+static void cross_setup(u64 second) {
+    u64 pt = 0x100000, data = 0x600000;
+    sm_setup(m, SM_LONG, 0);
+    sm_put(m, SM_PT + 0x2000 + (data >> 21) * 8, 8, pt | 3);
+    sm_put(m, pt, 8, 0x200000 | 3);
+    sm_put(m, pt + 8, 8, second);
+    sm_put(m, 0x200ff0, 8, 40);
+    sm_put(m, 0x201000, 8, 50);
+    m->s.gpr[GPR_RBX] = data + 0xff8;
+    m->s.gpr[GPR_RAX] = 7;
+    m->s.gpr[GPR_RCX] = 20;
+}
+
+static void test_group_crosses(void **state) {
+    /* 1: add [rbx-8], rax; mov rdx, [rbx+8]; add [rbx+8], rax; dec ecx; jnz 1b; hlt */
+    const char *code = "480143f8 488b5308 48014308 ffc9 75f0 f4";
+    static const u64 second[] = {0, 0x201001, 0x201003};
+    (void)state;
+    for (size_t k = 0; k < ARRAY_LEN(second); k++) {
+        cross_setup(second[k]);
+        sm_hex(m, SM_CODE, code);
+        assert_int_equal(sm_run(m), EXIT_HLT);
+        assert_int_equal(sm_vector(m), k == 2 ? -1 : EXC_PF);
+        assert_int_equal(sm_get(m, 0x200ff0, 8), k == 2 ? 180 : 47);
+        assert_int_equal(sm_get(m, 0x201000, 8), k == 2 ? 190 : 50);
+        if (k < 2) {
+            assert_int_equal(m->s.cr2, 0x601000);
+            assert_int_equal(sm_frame(m, 1, 8), SM_CODE + (k ? 8 : 4));
+            assert_int_equal(sm_frame(m, 0, 8), k ? 3 : 0);
+        }
+    }
+}
+
 /* --- 32-bit code -------------------------------------------------------------------------------
  */
 
@@ -417,6 +489,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_recipes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share_fault, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_groups, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_group_crosses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32_gs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pkru, set_up, tear_down),

@@ -193,6 +193,21 @@ static void test_audit_state(void **state) {
     expect_refused(code, &good, &beyond, 4, "beyond");
 }
 
+/* A group's addend comes from its slot: another slot, and a later access beyond the group. */
+static void test_audit_group(void **state) {
+    /* mov rax, [rdi]; mov rcx, [rsp]; mov [rdi+44h], rax */
+    const char *code = "488b07 488b0c24 48894744 f4";
+    u8 load[9] = {0x65, 0x4c, 0x8b, 0x34, 0x25}, other[9];
+    u8 store[5] = {0x4a, 0x89, 0x44, 0x37, 0x44}, beyond[5] = {0x4a, 0x89, 0x44, 0x37, 0x45};
+    u32 slot = (u32)C_OFF(tr_addend), next = slot + 8;
+    (void)state;
+    memcpy(load + 5, &slot, 4);
+    memcpy(other, load, 5);
+    memcpy(other + 5, &next, 4);
+    expect_refused(code, load, other, 9, "not looked up");
+    expect_refused(code, store, beyond, 5, "beyond what was looked up");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_register, set_up, tear_down),
@@ -202,6 +217,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_vector, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_access, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_instructions, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_audit_group, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_state, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
