@@ -85,9 +85,10 @@ static u32 look(int dir_fd, DIR *d, struct seen seen[SEEN_MAX]) {
     u32 n = 0;
     while (n < SEEN_MAX && (e = readdir(d))) {
         const char *dot = strrchr(e->d_name, '.');
-        if (dot && !strcmp(dot, suffix) && strlen(e->d_name) < FILE_MAX &&
+        size_t len = strlen(e->d_name);
+        if (dot && !strcmp(dot, suffix) && len < FILE_MAX &&
             !fstatat(dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size) {
-            snprintf(seen[n].file, FILE_MAX, "%s", e->d_name);
+            memcpy(seen[n].file, e->d_name, len + 1);
             seen[n++].when = st.st_mtime;
         }
     }
