@@ -6,6 +6,8 @@
 
 enum { GREETING_MAX = 32 };
 
+static const char magic[4] = {'S', 'X', 'A', 'G'};
+
 static u32 get16(const u8 *p) {
     return p[0] | (u32)p[1] << 8;
 }
@@ -174,12 +176,12 @@ static int take_greeting(struct agent_session *s, struct err *err) {
 }
 
 static int take_hello(struct agent_session *s, const u8 *data, size_t len, struct err *err) {
-    if (len < AGENT_HELLO_SIZE || memcmp(data, AGENT_MAGIC, 4) != 0 || !get16(data + 4)) {
+    if (len < AGENT_HELLO_SIZE || memcmp(data, magic, sizeof(magic)) != 0 || !get16(data + 4)) {
         return malformed(err);
     }
     u8 *p = frame_begin(s, AGENT_HELLO, AGENT_HELLO_SIZE);
     if (p) {
-        memcpy(p, AGENT_MAGIC, 4);
+        memcpy(p, magic, sizeof(magic));
         put32(p + 4, AGENT_VERSION);
     }
     s->state = AGENT_STATE_GREETED;
@@ -192,7 +194,11 @@ static int take_error(struct agent_session *s, const u8 *data, size_t len, struc
     }
     s->error = get16(data) ? get16(data) : 1;
     for (size_t i = 2; i < len; i++) { /* nothing that moves a terminal's cursor */
-        s->text[i - 2] = data[i] >= ' ' && data[i] < 127 ? (char)data[i] : '?';
+        char c = (char)data[i];
+        s->text[i - 2] = c;
+        if (c < ' ' || c == 127) {
+            s->text[i - 2] = '?';
+        }
     }
     s->state = AGENT_STATE_ENDED;
     return AGENT_HAS_ENDED;

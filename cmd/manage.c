@@ -286,6 +286,9 @@ static int handle_vsock(void *ctx, struct control_call *call, struct err *err) {
         return ERR_SET(err, ERR_STATE,
                        "the machine has no sockets to its guest; start it with --agent or --vsock");
     }
+    if (m->manage->paused) {
+        return ERR_SET(err, ERR_STATE, "the machine is paused: nobody there can answer");
+    }
     if (!json_is_integer(port) || n < 0 || n > UINT32_MAX) {
         return ERR_SET(err, ERR_INVAL, "port: not a number from 0 to 4294967295");
     }
