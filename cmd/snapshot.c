@@ -75,22 +75,27 @@ void snapshot_files_abort(struct snapshot_files *f) {
     close_one(&f->memory_fd);
 }
 
-int snapshot_files_seal(struct snapshot_files *f, struct err *err) {
-    struct snap_file *file = calloc(1, sizeof(*file));
-    int rc = file ? snap_file_read_unsealed(f->state, f->state_fd, file, err)
+static int seal(struct snapshot_files *f, struct snap_file *file, struct err *err) {
+    u8 *sums = calloc(file->sum_count, SHA256_SIZE);
+    int rc = sums ? snap_mem_sum(f->memory, f->memory_fd, file, sums, err)
                   : ERR_SET(err, ERR_NOMEM, "out of memory");
-    u8 *sums = rc ? NULL : calloc(file->sum_count, SHA256_SIZE);
-    if (!rc && !sums) {
-        rc = ERR_SET(err, ERR_NOMEM, "out of memory");
-    }
-    rc = rc ? rc : snap_mem_sum(f->memory, f->memory_fd, file, sums, err);
     if (!rc) {
         snap_file_seal(file, sums);
         rc = snap_write_at(f->state_fd, file->buf, file->size, 0);
         rc = rc ? ERR_SET(err, (enum err_code) - rc, "%s: cannot be written", f->state) : 0;
     }
     free(sums);
-    if (file) {
+    return rc;
+}
+
+int snapshot_files_seal(struct snapshot_files *f, struct err *err) {
+    struct snap_file *file = calloc(1, sizeof(*file)); /* too large for a stack */
+    if (!file) {
+        return ERR_SET(err, ERR_NOMEM, "out of memory");
+    }
+    int rc = snap_file_read_unsealed(f->state, f->state_fd, file, err);
+    if (!rc) {
+        rc = seal(f, file, err);
         snap_file_free(file);
     }
     free(file);
