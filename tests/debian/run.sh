@@ -32,6 +32,7 @@ guest() {
         -o LogLevel=ERROR -o ConnectTimeout=20 "${user:-root}@127.0.0.1" "$@"
 }
 
+export XDG_RUNTIME_DIR=$tmp # names of machines
 mkdir "$tmp/shared" && echo from the host >"$tmp/shared/note"
 
 start() { # start DISK-OPTIONS OPTION...: how the kernel is found
