@@ -63,19 +63,22 @@ def measure(command):
     killer = threading.Timer(300, p.kill)
     killer.start()
     rows, text, before = {}, "", None
-    for line in p.stdout:
-        text = (text + line.decode(errors="replace"))[-500:]
-        found = ROW.search(line.decode(errors="replace"))
-        if not found and b"disk ready" not in line:
-            continue
-        now = processor_us(p.pid)
-        if found:
-            name, value, unit, done = found.groups()
-            rows[name] = (float(value), unit)
-            rows[name + ", cpu"] = ((now - before) / int(done), "us")
-        before = now
-    killer.cancel()
-    p.wait()
+    try:
+        for line in p.stdout:
+            text = (text + line.decode(errors="replace"))[-500:]
+            found = ROW.search(line.decode(errors="replace"))
+            if not found and b"disk ready" not in line:
+                continue
+            now = processor_us(p.pid)
+            if found:
+                name, value, unit, done = found.groups()
+                rows[name] = (float(value), unit)
+                rows[name + ", cpu"] = ((now - before) / int(done), "us")
+            before = now
+    finally:
+        killer.cancel()
+        p.kill()  # also when we are ended
+        p.wait()
     if not rows:
         print("no rows: %s\n%s" % (" ".join(command), text))
     return rows
