@@ -94,6 +94,9 @@ static void forget(void) {
     if (S_ISBLK(st.st_mode) ? ioctl(fd, BLKDISCARD, range) : fallocate(fd, mode, 0, (off_t)size)) {
         die("discard");
     }
+    if (fdatasync(fd)) { /* only then may what was freed be used again */
+        die("discard");
+    }
 }
 
 /*

@@ -88,7 +88,7 @@ cloud_init() {
     done
     [ "$state" = 'status: done' ]
     check "cloud-init is done without errors" $?
-    [ "$(guest 'hostname; cat /etc/note; ls /root/ran' | tr '\n' ' ')" = 'cloudy from user-data /root/ran ' ]
+    [ "$(guest 'hostname; cat /etc/note; echo; ls /root/ran' | tr '\n' ' ')" = 'cloudy from user-data /root/ran ' ]
     check "hostname, file and command" $?
     [ "$(user=ada guest id -un)" = ada ]
     check "a user with a key" $?
