@@ -17,6 +17,7 @@ void *linux_pages(struct host *host, size_t size);
 void linux_pages_free(struct host *host, void *ptr, size_t size);
 void linux_pages_discard(struct host *host, void *ptr, size_t size);
 int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out);
+int linux_ram_alloc_private(struct host *host, u64 size, struct host_ram *out);
 int linux_ram_discard(struct host *host, u8 *hva, u64 size);
 int linux_code_alloc(struct host *host, size_t size, struct host_code *out);
 void linux_code_free(struct host *host, struct host_code *code);
@@ -99,7 +100,7 @@ struct linux_host {
     struct fence *fence;
     struct loop *loop;
     struct pool *pool;
-    bool merge_ram; /* linux_ram_mergeable */
+    struct host_ops merging; /* linux_ram_mergeable: the operations from then on */
     enum log_level log_level;
     void *main_stack; /* alternate signal stack of the thread that created the host */
 };

@@ -53,7 +53,8 @@ void linux_pages_discard(struct host *host, void *ptr, size_t size) {
 }
 
 /* KSM takes no shared memory. */
-static int ram_private(u64 size, struct host_ram *out) {
+int linux_ram_alloc_private(struct host *host, u64 size, struct host_ram *out) {
+    (void)host;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
     if (p == MAP_FAILED) {
@@ -66,9 +67,7 @@ static int ram_private(u64 size, struct host_ram *out) {
 }
 
 int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out) {
-    if (linux_of(host)->merge_ram) {
-        return ram_private(size, out);
-    }
+    (void)host;
     int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return -ERR_NOMEM;
@@ -101,7 +100,9 @@ int linux_ram_map(int fd, u64 size, struct host_ram *out) {
 }
 
 void linux_ram_mergeable(struct linux_host *lh) {
-    lh->merge_ram = true;
+    lh->merging = *lh->host.ops;
+    lh->merging.ram_alloc = linux_ram_alloc_private;
+    lh->host.ops = &lh->merging;
 }
 
 void linux_ram_merge(const struct host_ram *ram) {
