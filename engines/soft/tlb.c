@@ -43,7 +43,16 @@ static void set_clear(struct tlb_set *set, bool keep_global) {
     }
 }
 
+static void global_renew(struct soft_tlb *tlb) {
+    tlb->global_generation++;
+    tlb->loose = false;
+    memset(tlb->global_fetched, 0, sizeof(tlb->global_fetched));
+}
+
 static void context_renew(struct soft_tlb *tlb, struct tlb_context *ctx) {
+    if (tlb->loose) {
+        global_renew(tlb);
+    }
     ctx->generation = ++tlb->next_generation;
     memset(ctx->fetched, 0, sizeof(ctx->fetched));
 }
@@ -95,6 +104,9 @@ static struct tlb_context *context_replace(struct soft_tlb *tlb, u16 pcid) {
 }
 
 static void context_enter(struct soft_vcpu *c, struct tlb_context *ctx) {
+    if (c->tlb->loose) {
+        global_renew(c->tlb);
+    }
     ctx->stamp = ++c->tlb->next_stamp;
     c->tlb->now = ctx;
     soft_derived_update(c);
@@ -143,18 +155,24 @@ void soft_derived_update(struct soft_vcpu *c) {
 /* --- filling -----------------------------------------------------------------------------------
  */
 
+/* Each half of the address space has half of a filter: kernels use large pages for themselves, and
+ * invalidate small ones of programs. */
+static u32 filter_bit(u64 hash, u64 linear, u32 bits) {
+    return (u32)(hash & (bits / 2 - 1)) | (linear >> 63 ? bits / 2 : 0);
+}
+
 static u32 fetched_hash(u64 linear) {
     u64 page = linear >> PAGE_SHIFT;
-    return (u32)(page ^ page >> 13) & (TLB_FILTER_BITS - 1);
+    return filter_bit(page ^ page >> 13, linear, TLB_FILTER_BITS);
 }
 static u32 large_hash(u64 linear) {
     u64 region = linear >> 22;
-    return (u32)(region ^ region >> 9 ^ region >> 18) & (TLB_LARGE_BITS - 1);
+    return filter_bit(region ^ region >> 9 ^ region >> 18, linear, TLB_LARGE_BITS);
 }
 
 static u64 huge_bit(u64 linear) {
     u64 region = linear >> 30;
-    return BIT((region ^ region >> 6 ^ region >> 12) & 63);
+    return BIT(filter_bit(region ^ region >> 6 ^ region >> 12, linear, 64));
 }
 
 static void note_large(struct tlb_context *ctx, u64 linear, u8 shift) {
@@ -257,11 +275,12 @@ struct tlb_entry *soft_tlb_get(struct soft_vcpu *c, u64 linear, enum access acce
     if ((tag_for(e, access) & ~TLB_SLOW) != (linear & ~PAGE_MASK)) {
         e = tlb_miss(c, linear, access, mmu);
     }
+    *phys = set->phys[tlb_index(linear)];
     if (access == ACCESS_EXEC) {
         u32 h = fetched_hash(linear);
         ctx->fetched[h / 64] |= BIT(h % 64);
+        c->tlb->global_fetched[h / 64] |= *phys & PHYS_GLOBAL ? BIT(h % 64) : 0;
     }
-    *phys = set->phys[tlb_index(linear)];
     return e;
 }
 
@@ -299,6 +318,9 @@ static void context_drop_page(struct soft_tlb *tlb, struct tlb_context *ctx, u64
     if (large || (ctx->fetched[fh / 64] & BIT(fh % 64))) {
         context_renew(tlb, ctx);
     }
+    if (large || (tlb->global_fetched[fh / 64] & BIT(fh % 64))) {
+        global_renew(tlb);
+    }
 }
 
 void soft_tlb_flush_page(struct soft_vcpu *c, u64 linear) {
@@ -312,6 +334,7 @@ void soft_tlb_flush_page(struct soft_vcpu *c, u64 linear) {
 }
 
 void soft_tlb_flush_all(struct soft_vcpu *c) {
+    global_renew(c->tlb);
     for (u32 i = 0; i < TLB_CONTEXTS; i++) {
         if (c->tlb->context[i].valid) {
             context_clear(c->tlb, &c->tlb->context[i], false);

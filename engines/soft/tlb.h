@@ -57,7 +57,13 @@ struct soft_tlb {
     struct tlb_context *now;
     struct soft_look *look; /* look.h; NULL without the translator */
     u64 next_generation, next_stamp;
-    u32 forgot;                       /* counts times that something was forgotten */
+    u32 forgot; /* counts times that something was forgotten */
+    /* Fetches through global pages: changes when one of their translations may be forgotten, and
+     * those since then, hashed. loose: pages that are not global were taken for such; then it
+     * changes with all address spaces (tr_page.c). */
+    u64 global_generation;
+    u64 global_fetched[TLB_FILTER_BITS / 64];
+    bool loose;
     struct tlb_entry empty[TLB_SIZE]; /* dtlb when all accesses are slow; never filled */
     struct tlb_context context[TLB_CONTEXTS];
 };

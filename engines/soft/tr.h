@@ -513,6 +513,8 @@ bool tr_pages_room(const struct soft_tr *t);
 u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page);
 /* Does the trace's code lie where it did? Notes that it does; raises what fetching does. */
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b);
+/* Is it c->tr_here that the words of its pages are compared with? */
+bool tr_uses_here(bool floats, u64 key);
 /* Does code at rip float: may its traces run elsewhere than where they were translated? */
 bool tr_floats(const struct soft_vcpu *c, u64 rip);
 /* Floating traces lie delta further on than where they were translated. */

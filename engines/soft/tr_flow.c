@@ -128,7 +128,8 @@ static u32 entry_r(struct soft_tr *t) {
 }
 
 static void page_check(struct soft_tr *t, u32 slot, u32 self) {
-    tr_gs_load(t, H_ADDR, t->floats ? C_OFF(tr_here) : C_OFF(jump_key));
+    tr_gs_load(t, H_ADDR,
+               tr_uses_here(t->floats, t->c->mode_key) ? C_OFF(tr_here) : C_OFF(jump_key));
     tr_gs_load(t, H_TEMP, C_OFF(tr_seen));
     tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)(slot * sizeof(u64)));
     tr_fix(t, tr_jcc(t, 5), self);

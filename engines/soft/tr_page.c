@@ -13,6 +13,11 @@
  * indirect jumps, which know the address, set tr_delta (entry X, STUB_FLOAT). Their words hold
  * c->tr_here, a number that is given out for each pair (jump_key, tr_delta).
  *
+ * The words of kernel code (CPL 0, 64-bit) are common to all address spaces, since its pages are
+ * global: they hold when a translation of such a page was last forgotten, and the mode, which is
+ * c->tr_here there. Where kernel code is met on a page that is not global (tlb.h: loose) they all
+ * end with the next change of address space.
+ *
  * Lock rule: all belongs to the vCPU's thread.
  */
 #include "engines/soft/tr.h"
@@ -20,12 +25,19 @@
 enum { SLOTS_PER_MIB = 512 };
 
 static size_t seen_bytes(const struct soft_tr *t) {
-    return (size_t)t->slot_max * TLB_CONTEXTS * sizeof(u64);
+    return (size_t)t->slot_max * (TLB_CONTEXTS + 1) * sizeof(u64);
+}
+
+static bool is_kernel(u64 key) {
+    return (key & (KEY_MODE_64 | KEY_CPL)) == KEY_MODE_64;
 }
 
 void soft_tr_context(struct soft_vcpu *c, u32 n) {
-    c->tr_seen = c->tr->seen + (size_t)n * c->tr->slot_max;
-    if (c->cpl == 3) {
+    bool kernel = is_kernel(c->mode_key);
+    c->tr_seen = c->tr->seen + (size_t)(kernel ? TLB_CONTEXTS : n) * c->tr->slot_max;
+    if (kernel) {
+        c->tr_here = c->tlb->global_generation << 24 | c->mode_key;
+    } else if (c->cpl == 3) {
         tr_delta_set(c, c->tr_delta);
     }
 }
@@ -85,23 +97,28 @@ u32 tr_page_slot(struct soft_tr *t, u64 page, u64 gpa_page) {
     }
 }
 
+bool tr_uses_here(bool floats, u64 key) {
+    return floats || is_kernel(key);
+}
+
 /* linear: the address that a fault shows */
-static bool page_is(struct soft_vcpu *c, u64 linear, u64 gpa, u32 slot, bool floats) {
+static bool page_is(struct soft_vcpu *c, const struct tr_block *b, u64 linear, u64 gpa, u32 slot) {
     u64 phys;
     soft_tlb_get(c, linear, ACCESS_EXEC, c->cpl == 3 ? MMU_USER : MMU_SYS, &phys);
     if ((phys & PHYS_MMIO) || (gpa ^ phys) >> PAGE_SHIFT) {
         return false;
     }
-    c->tr_seen[slot] = floats ? c->tr_here : c->jump_key;
+    c->tlb->loose |= !b->floats && is_kernel(b->key) && !(phys & PHYS_GLOBAL);
+    c->tr_seen[slot] = tr_uses_here(b->floats, b->key) ? c->tr_here : c->jump_key;
     return true;
 }
 
 bool tr_verify(struct soft_vcpu *c, const struct tr_block *b) {
     u64 rip = b->rip + (b->floats ? c->tr_delta : 0), next = (rip & ~PAGE_MASK) + PAGE_SIZE;
-    if (b->dead || b->key != c->mode_key || !page_is(c, rip, b->gpa, b->slot, b->floats)) {
+    if (b->dead || b->key != c->mode_key || !page_is(c, b, rip, b->gpa, b->slot)) {
         return false;
     }
-    return !b->second_generation || page_is(c, next, b->second_gpa, b->second_slot, b->floats);
+    return !b->second_generation || page_is(c, b, next, b->second_gpa, b->second_slot);
 }
 
 /* --- floating traces ---------------------------------------------------------------------------
