@@ -472,6 +472,16 @@ static struct tr_block *find_place(struct soft_vcpu *c, u64 rip, bool same) {
     return phys & PHYS_MMIO ? NULL : find_at(c, rip, gpa, 0, same);
 }
 
+/* Executions that a block decoded anew begins with: the number of its former lives. Else code that
+ * all together does not fit where decoded blocks are, as that of many short programs, would never
+ * become hot. Not when the code cache is too small, too. */
+static u16 former_lives(struct soft_tr *t, const struct soft_block *b) {
+    u64 h = (b->gpa ^ b->key << 44) * 0x9e3779b97f4a7c15ull;
+    u8 *lives = &t->lives[(h >> 32) % ARRAY_LEN(t->lives)];
+    *lives = *lives == UINT8_MAX ? UINT8_MAX : (u8)(*lives + 1);
+    return t->stats.evictions ? 0 : (u16)(*lives - 1);
+}
+
 /* The translation of b at rip; NULL: interpret it. */
 static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip, bool same) {
     struct soft_tr *t = c->tr;
@@ -485,6 +495,9 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip,
         if (n) {
             return n;
         }
+    }
+    if (!b->heat) {
+        b->heat = former_lives(t, b);
     }
     if (++b->heat < t->heat) {
         return NULL;

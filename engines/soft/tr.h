@@ -283,6 +283,7 @@ struct soft_tr {
     u32 lot;
     u32 heat, heat_min; /* executions before a block is translated: now, at least */
     u64 evicted_at;     /* stats.cold when the last region went */
+    u8 lives[1 << 15];  /* how often code was decoded, by place, hashed */
     bool host_avx, host_bmi2;
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
