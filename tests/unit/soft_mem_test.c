@@ -207,6 +207,31 @@ static void test_code_remap_loop(void **state) {
     assert_int_equal(m->s.gpr[GPR_RBX], 50 * 0x101);
 }
 
+/* The same with global pages: translations of them outlive CR3 writes, and end with INVLPG and with
+ * a change of CR4.PGE. */
+static void test_code_global(void **state) {
+    static const char *const loops[] = {
+        /* call rdi; xor dword [rsi],0x3000; invlpg [rdi]; mov rax,cr3; mov cr3,rax; dec ecx; jnz */
+        "ffd7 813600300000 0f013f 0f20d8 0f22d8 ffc9 75eb f4",
+        /* the same, but xor rax,PGE; mov cr4,rax, twice */
+        "ffd7 813600300000 0f20e0 483580000000 0f22e0 483580000000 0f22e0 ffc9 75df f4"};
+    (void)state;
+    for (u32 k = 0; k < 2 * ARRAY_LEN(loops); k++) {
+        sm_setup(m, SM_LONG, 0);
+        window(PT);
+        m->s.cr4 |= k & 1 ? CR4_PGE | CR4_PCIDE : CR4_PGE;
+        map_page(PT, 0, POOL, 0x107);
+        sm_hex(m, POOL, "ffc3 c3");
+        sm_hex(m, POOL + 0x3000, "81c300010000 c3");
+        m->s.gpr[GPR_RDI] = WINDOW;
+        m->s.gpr[GPR_RSI] = PT;
+        m->s.gpr[GPR_RCX] = 100;
+        m->s.gpr[GPR_RBX] = 0;
+        run_hex(loops[k / 2]);
+        assert_int_equal(m->s.gpr[GPR_RBX], 50 * 0x101);
+    }
+}
+
 static void test_fetch_faults(void **state) {
     (void)state;
     map_page(PT, 1, POOL + 0x1000, 0);
@@ -482,6 +507,7 @@ int main(void) {
         T(test_pcid),
         T(test_code_remap),
         T(test_code_remap_loop),
+        T(test_code_global),
         T(test_fetch_faults),
         T(test_crossing_code),
         T(test_smc_next),
