@@ -288,6 +288,7 @@ struct soft_tr {
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
     bool want_alone;     /* at next_rip, a trace without groups */
+    u16 failed[4096];    /* looks of groups: by the place of the trace (tr_group.c) */
     u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
@@ -466,7 +467,10 @@ u32 tr_seg_base(struct soft_tr *t, const struct insn *i);
 void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from);
 u32 tr_stack_run(const struct soft_tr *t, u32 at); /* how many PUSH or POP are one run */
 void tr_groups(struct soft_tr *t);                 /* tr_group.c: of the trace */
-u32 tr_push_pop(struct soft_tr *t, u32 at);        /* translates a run of them; returns how many */
+/* A group of trace b failed; true: too often, it shall be made anew, without groups. */
+bool tr_group_failed(struct soft_tr *t, const struct tr_block *b);
+void tr_drop(struct soft_vcpu *c, u32 block); /* tr.c: nobody enters that trace any more */
+u32 tr_push_pop(struct soft_tr *t, u32 at);   /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);
 /* disp(%rsp), checked, to H_ADDR */

@@ -137,6 +137,10 @@ static u32 apart(struct soft_vcpu *c, const struct tr_exit *e) {
     struct soft_tr *t = c->tr;
     const struct tr_block *b = &t->blocks[e->block];
     u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
+    if (tr_group_failed(t, b)) {
+        tr_drop(c, e->block);
+        return 1;
+    }
     const struct tr_block *n = tr_cache_find_alone(t, gpa, b->key, e->rip);
     if (!n || n->floats != b->floats) {
         t->want_alone = true;
