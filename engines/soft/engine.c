@@ -47,21 +47,26 @@ void soft_tsc_set(struct soft_vcpu *c, u64 value) {
 }
 
 /* The vCPUs of a machine are loaded one after the other, but their counters ran in step when they
- * were saved: an offset within a second of the last one set is taken to be the same. Zero, the
- * reset value, means in step with the machine. */
-static void tsc_load(struct soft_vcpu *c, u64 value) {
+ * were saved: an offset within a second of the first vCPU's is taken to be the same. The first one
+ * gets what it is given, also in a machine's first second. A state that was read and comes back
+ * with the value that it was told sets nothing. Zero, the reset value: in step with the machine. */
+static void tsc_load(struct soft_vcpu *c, u64 value, u64 told) {
     struct soft_vm *vm = c->vm;
     if (!value) {
         c->tsc_offset = 0;
         return;
     }
+    if (value == told) {
+        return;
+    }
     u64 offset = value - (clock_now(vm) - vm->tsc_start);
     u64 hz = vm->ev->tsc_hz ? vm->ev->tsc_hz : NSEC_PER_SEC;
-    if (vm->tsc_last_valid && offset - vm->tsc_last_offset + hz < 2 * hz) {
-        offset = vm->tsc_last_offset;
+    if (c->ev->id == 0) {
+        vm->tsc_first_offset = offset;
+        vm->tsc_first_valid = true;
+    } else if (vm->tsc_first_valid && offset - vm->tsc_first_offset + hz < 2 * hz) {
+        offset = vm->tsc_first_offset;
     }
-    vm->tsc_last_valid = true;
-    vm->tsc_last_offset = offset;
     c->tsc_offset = offset;
 }
 
@@ -394,6 +399,7 @@ static int soft_state_set(struct engine_vcpu *ev, u64 mask, const struct cpu_sta
                              FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
     struct soft_vcpu *c = soft_of(ev);
     struct cpu_state next;
+    const u64 tsc_told = c->s.msr.tsc;
     c->s.rflags = soft_rflags(c);
     memcpy(&next, &c->s, sizeof(next));
     copy_groups(&next, state, mask);
@@ -409,7 +415,7 @@ static int soft_state_set(struct engine_vcpu *ev, u64 mask, const struct cpu_sta
         soft_vec_state_loaded(c);
     }
     if (mask & STATE_MSR) {
-        tsc_load(c, c->s.msr.tsc);
+        tsc_load(c, c->s.msr.tsc, tsc_told);
     }
     if (mask & STATE_EVENTS) { /* traps that the old state had earned */
         c->dr6_pending = c->watch_pending = 0;

@@ -33,10 +33,10 @@ struct soft_vm {
 
     /* The machine's clock: rdtsc, or the host's clock scaled, when the rates differ. */
     bool tsc_native;
-    u64 tsc_mult;        /* ticks per ns, 32.32 fixed point */
-    u64 tsc_start;       /* machine clock when the VM was created */
-    u64 tsc_last_offset; /* of the last vCPU whose TSC was set from outside */
-    bool tsc_last_valid;
+    u64 tsc_mult;         /* ticks per ns, 32.32 fixed point */
+    u64 tsc_start;        /* machine clock when the VM was created */
+    u64 tsc_first_offset; /* of vCPU 0, when its TSC was set from outside */
+    bool tsc_first_valid;
 };
 
 static inline struct soft_vcpu *soft_of(struct engine_vcpu *ev) {

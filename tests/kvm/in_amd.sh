@@ -9,6 +9,7 @@
 #
 # The processor has no XSAVE: QEMU 7.2 does not intercept XSETBV, so a guest of the guest would change its
 # host's XCR0. It also keeps neither the intercept of #BP nor DR7: breakpoints do not work there.
+# No SMAP: a program's IRET, by which the software engine serialises, reads its stack there as if the kernel did.
 # It should have one processor (--cpus 1, the default). With more, QEMU 7.2 delivers an interrupt to the guest of
 # the guest twice at times: helper_vmrun (target/i386/tcg/sysemu/svm_helper.c) leaves the vector that EVENTINJ
 # names in exception_index, and a request to leave the loop before the next exit of that guest finds it there
@@ -79,7 +80,7 @@ cat "$amd/base.img" "$work/job.img" >"$work/initrd.img"
 
 set +e
 timeout --foreground "$limit" qemu-system-x86_64 \
-    -machine pc -accel tcg,thread=single -cpu max,+svm,+npt,-xsave -smp "$cpus" -m "$memory" \
+    -machine pc -accel tcg,thread=single -cpu max,+svm,+npt,-xsave,-smap -smp "$cpus" -m "$memory" \
     -nodefaults -no-user-config -display none -no-reboot \
     -serial stdio -serial "file:$work/status" \
     -kernel "$amd/vmlinuz" -initrd "$work/initrd.img" \

@@ -3,8 +3,7 @@
 # usage: moving.sh [live] (in the emulated AMD machine, called by inside.sh)
 # A guest that checks itself goes from one engine to the other and back: by snapshots, and with "live" while
 # it runs, too (not in CI: once the guest found something wrong after each such move there, not explained yet).
-# It is saved after 40 beats, about 2 seconds: saved in its first second its TSC went back there in 7 of 8 runs of a
-# loaded host, which is not explained (KVM and the software engine both tell the same TSC that they were given).
+# It is saved after 40 beats, about 2 seconds.
 # Prints a line for each; the exit status is the number of those that failed.
 cd "$(dirname "$0")" || exit 1
 XDG_RUNTIME_DIR=$PWD/rt

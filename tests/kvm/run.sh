@@ -11,7 +11,7 @@ set -- --file tests/kvm/inside.sh --file tests/kvm/moving.sh --file build/guest-
     --file build/guests/linux-cloud-amd64/vmlinuz --file build/guests/linux-cloud-amd64/initrd.img
 # Guests about the machine. The others test the processor, which is QEMU's emulation there: its faults
 # (reserved page-table bits, CR8, alignment checks, #XM, timer precision) would be counted as ours.
-for guest in acpi first pci smc smp testdev; do
+for guest in acpi first ioapic pci smc smp testdev; do
     set -- "$@" --file "build/guest-tests/$guest.elf"
 done
 exec tests/kvm/in_amd.sh --memory 2048 --timeout 800 "$@" -- ./inside.sh

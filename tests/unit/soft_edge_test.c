@@ -56,6 +56,22 @@ static void test_tsc_written(void **state) {
     }
 }
 
+/* A machine that was saved in its first second: its TSC is what the state says, although a state
+ * was read and written back before, which itself sets nothing. */
+static void test_tsc_restored(void **state) {
+    (void)state;
+    const struct engine_ops *ops = m->vm.ops;
+    sm_setup(m, SM_LONG, 0);
+    assert_int_equal(ops->state_get(&m->vcpu, STATE_ALL, &m->s), 0);
+    u64 before = ops->tsc_get(&m->vcpu);
+    assert_int_equal(ops->state_set(&m->vcpu, STATE_ALL, &m->s), 0);
+    assert_true(ops->tsc_get(&m->vcpu) >= before);
+    u64 early = m->s.msr.tsc + 500000000;
+    m->s.msr.tsc = early;
+    assert_int_equal(ops->state_set(&m->vcpu, STATE_ALL, &m->s), 0);
+    assert_true(ops->tsc_get(&m->vcpu) >= early);
+}
+
 /* WRPKRU takes effect on pages whose translation is cached. */
 static void test_wrpkru(void **state) {
     (void)state;
@@ -223,6 +239,7 @@ static void test_split_lock(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tsc_written),
+        cmocka_unit_test(test_tsc_restored),
         cmocka_unit_test(test_wrpkru),
         cmocka_unit_test(test_compat_high_tables),
         cmocka_unit_test(test_pop_esp),
