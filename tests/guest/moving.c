@@ -3,14 +3,15 @@
  * A guest that is saved, restored and moved to another engine while it works (tests/snapshot,
  * tests/kvm): a pattern in memory that is checked and changed each round, timer interrupts that
  * must come, a TSC that must not go back, vector and segment registers that must stay, other
- * processors that count. It says "beat N"; with "long" on the command line so often that there is
- * time to move it.
+ * processors that count. It says "beat N"; with "brief" on the command line so often that
+ * there is time to move it, with "long" until it is ended.
  */
 #include "lib/guest.h"
 
 enum {
     ROUNDS = 10,
-    ROUNDS_LONG = 400,
+    ROUNDS_BRIEF = 120,
+    ROUNDS_LONG = 1000000,
     WORDS = 0x20000,
     TIMER_VECTOR = 0x40,
     EOI = 0xb0,
@@ -111,7 +112,9 @@ static void beat(u32 round, u64 *tsc, u64 *was, u32 others) {
 void guest_main(u64 mb_info) {
     static u64 was[64];
     u64 tsc = 0;
-    u32 rounds = cmdline_has(mb_info, "long") ? ROUNDS_LONG : ROUNDS;
+    u32 rounds = cmdline_has(mb_info, "long")    ? ROUNDS_LONG
+                 : cmdline_has(mb_info, "brief") ? ROUNDS_BRIEF
+                                                 : ROUNDS;
     plain = cmdline_has(mb_info, "plain");
     u32 others = ap_boot();
     WRITE_CR(4, READ_CR(4) | 0x600); /* OSFXSR, OSXMMEXCPT */
