@@ -183,7 +183,7 @@ static bool run_known(const struct audit *a, const struct audit_value *host, u32
     for (u32 i = 0; i < a->facts; i++) {
         const struct fact *f = &a->fact[i];
         if (count->kind == AUDIT_SUM && f->sym == count->sym[0] && !count->sym[1] &&
-            count->coef[0] == 1 && !count->c) {
+            count->coef[0] == 1 && f->plus == count->c) {
             most |= !f->run && f->most <= PAGE_SIZE;
             run |= f->run && f->size == size && audit_same_sum(&f->from, &from);
         }
@@ -303,11 +303,12 @@ static void not_taken(struct audit *a) {
         a->passed = a->cmp;
         a->has_passed = true;
     }
-    if (a->insn.cond == 7 && a->compared == CMP_COUNT && !v->sym[1] && v->coef[0] == 1 && !v->c) {
-        fact_add(a, &(struct fact){.sym = v->sym[0], .most = a->cmp_imm});
+    if (a->insn.cond == 7 && a->compared == CMP_COUNT && !v->sym[1] && v->coef[0] == 1) {
+        fact_add(a, &(struct fact){.sym = v->sym[0], .plus = v->c, .most = a->cmp_imm});
     }
     if (a->insn.cond == 7 && a->compared == CMP_RUN && a->cmp_imm <= PAGE_SIZE) {
-        struct fact f = {.sym = v->len, .run = true, .size = (u32)v->at, .from = a->cmp};
+        struct fact f = {
+            .sym = v->len, .plus = v->plus, .run = true, .size = (u32)v->at, .from = a->cmp};
         fact_add(a, &f);
     }
 }

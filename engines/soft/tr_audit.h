@@ -43,6 +43,7 @@ struct audit_value {
     u64 at; /* ADDEND, HOST: the constant of the sum that was looked up */
     u32 len;
     u32 own;
+    u64 plus; /* END: the count is len + plus */
 };
 
 enum {
@@ -57,9 +58,9 @@ enum { PAGE_LOW = (u32)PAGE_MASK };
 
 /* What a comparison has shown, on the way on. */
 struct fact {
-    u32 sym; /* at most `most`; 0: free */
-    u64 most;
-    bool run; /* the run of sym elements of `size` bytes from `from` stays in its page */
+    u32 sym; /* sym + plus is at most `most`; 0: free */
+    u64 plus, most;
+    bool run; /* the run of sym + plus elements of `size` bytes from `from` stays in its page */
     u32 size;
     struct audit_value from;
 };

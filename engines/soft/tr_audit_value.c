@@ -204,10 +204,11 @@ static struct audit_value lea(struct audit *a) {
     if (m->base != MEM_NONE && m->index != MEM_NONE && a->insn.opsize == 8 && !m->disp) {
         base = a->v[m->base & 15]; /* offset in page + count * size */
         const struct audit_value *count = &a->v[m->index & 15];
-        if (base.kind == AUDIT_OFFSET && count->kind == AUDIT_SUM && !count->sym[1] && !count->c &&
+        if (base.kind == AUDIT_OFFSET && count->kind == AUDIT_SUM && !count->sym[1] &&
             count->coef[0] == 1) {
             base.kind = AUDIT_END;
             base.len = count->sym[0];
+            base.plus = count->c;
             base.at = m->scale;
             return base;
         }
