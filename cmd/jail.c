@@ -25,7 +25,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cmd/api_http.h"
 #include "cmd/cmd.h"
 
 enum { JAIL_FILES = 2048, JAIL_ARGS = 256 };

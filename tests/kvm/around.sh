@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: around.sh (in the emulated AMD machine, called by inside.sh; ENGINE=soft tries it anywhere)
+# usage: around.sh (in the emulated AMD machine, by `tests/kvm/run.sh around`; ENGINE=soft tries it anywhere)
 # What stands around a machine, under kvm: one Linux with a shared folder, a qcow2 disk, a user network, vsock,
 # balloon and cloud-init's disk at once; an incremental snapshot; one life cycle through the API.
 # Prints a line for each; the exit status is the number of those that failed.
@@ -10,7 +10,7 @@ choice=$ENGINE
 [ "$choice" != kvm ] || choice=auto # where it is real, it is chosen
 XDG_RUNTIME_DIR=$PWD/rt
 export XDG_RUNTIME_DIR
-export LD_LIBRARY_PATH="$PWD" # libslirp
+export LD_LIBRARY_PATH="$PWD" # libslirp, libmicrohttpd
 export PATH="$PWD:$PATH"      # curl
 mkdir -p -m 700 rt shared www
 failed=0
