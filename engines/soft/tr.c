@@ -479,7 +479,7 @@ static u16 former_lives(struct soft_tr *t, const struct soft_block *b) {
     u64 h = (b->gpa ^ b->key << 44) * 0x9e3779b97f4a7c15ull;
     u8 *lives = &t->lives[(h >> 32) % ARRAY_LEN(t->lives)];
     *lives = *lives == UINT8_MAX ? UINT8_MAX : (u8)(*lives + 1);
-    return t->stats.evictions ? 0 : (u16)(*lives - 1);
+    return tr_cache_relax(t) ? (u16)(*lives - 1) : 0;
 }
 
 /* The translation of b at rip; NULL: interpret it. */

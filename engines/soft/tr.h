@@ -420,6 +420,9 @@ void tr_cache_trim(struct soft_vcpu *c);   /* everything, and its memory */
  * somebody remembers may be others' afterwards. */
 bool tr_cache_room(const struct soft_tr *t);
 void tr_cache_make_room(struct soft_vcpu *c);
+/* To be called when code is decoded. Did the cache have room for long? Then code may become hot
+ * sooner again; true: as soon as at the start. */
+bool tr_cache_relax(struct soft_tr *t);
 u64 tr_cache_touched(const struct soft_tr *t); /* bytes of code memory that were ever used */
 /* The live translation of the code at gpa, made under key, that runs at rip; second_gpa: the page
  * in which its first instruction ends, 0: the same. */

@@ -28,6 +28,7 @@ enum {
     SINGLE_BYTES_PER_MIB = 768 * 1024,
     EXIT_SPARE = 8 * TR_TRACE_MAX,
     HEAT_MAX = 64,
+    CALM = 3, /* how many times what makes an eviction come soon; measured: docs/soft-engine.md */
 };
 
 static u32 mib_of(const struct soft_tr *t) {
@@ -243,13 +244,27 @@ static u32 blocks_end(const struct soft_tr *t, u32 n) {
     return n == t->region ? t->block_count : t->region_end[n].block;
 }
 
-/* The cache is too small for the code that is hot. Is it dearer to translate it again and again, or
+/* Is the cache too small for the code that is hot? Is it dearer to translate it again and again, or
  * to interpret more of it? To fill a region takes about as long as to interpret a block for every
- * 16 bytes of it. */
+ * 16 bytes of it: that much without an eviction, and less is interpreted. */
+static bool soon(const struct soft_tr *t, u64 times) {
+    return t->stats.cold - t->evicted_at < times * (t->code.size / TR_REGIONS / 16);
+}
+
 static void adapt(struct soft_tr *t) {
-    bool soon = t->stats.cold - t->evicted_at < t->code.size / TR_REGIONS / 16;
-    t->heat = soon ? MAX(t->heat, MIN(2 * t->heat, (u32)HEAT_MAX)) : MAX(t->heat / 2, t->heat_min);
+    t->heat =
+        soon(t, 1) ? MAX(t->heat, MIN(2 * t->heat, (u32)HEAT_MAX)) : MAX(t->heat / 2, t->heat_min);
     t->evicted_at = t->stats.cold;
+}
+
+bool tr_cache_relax(struct soft_tr *t) {
+    if (t->stats.evictions && soon(t, CALM)) {
+        return false;
+    }
+    if (t->heat > t->heat_min) {
+        adapt(t);
+    }
+    return t->heat == t->heat_min;
 }
 
 static void evict(struct soft_vcpu *c, u32 n) {
