@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # usage: format_check.sh
-# Every C file is formatted by .clang-format; every source file names its licence.
+# Every C file is formatted by .clang-format; every source file names its licence; no file has what a merge left.
 set -u
 status=0
 # not git ls-files: there may be no git, or it may distrust the folder's owner, and say nothing
@@ -23,4 +23,7 @@ for f in $(sources \( -name '*.[chsS]' -o -name '*.py' -o -name '*.sh' -o -name 
         status=1
     }
 done
+left=$(sources \( -name '*.[chsS]' -o -name '*.py' -o -name '*.sh' -o -name '*.md' -o -name '*.1' -o -name '*.yaml' \) |
+    xargs grep -lE '^(<<<<<<<|>>>>>>>) ')
+[ -z "$left" ] || { echo "marks of a merge: $left"; status=1; }
 exit $status
