@@ -193,18 +193,22 @@ static void test_code_remap(void **state) {
     assert_int_equal(m->s.gpr[GPR_RAX], 2);
 }
 
-/* A loop that calls through a page which is remapped on each turn. */
-static void test_code_remap_loop(void **state) {
-    (void)state;
+/* 100 turns of a loop that calls code through a page which is remapped on each. */
+static void remap_loop(const char *loop) {
     sm_hex(m, POOL, "ffc3 c3");
     sm_hex(m, POOL + 0x3000, "81c300010000 c3");
     m->s.gpr[GPR_RDI] = WINDOW;
     m->s.gpr[GPR_RSI] = PT;
     m->s.gpr[GPR_RCX] = 100;
     m->s.gpr[GPR_RBX] = 0;
-    /* call rdi; xor dword [rsi],0x3000; invlpg [rdi]; dec ecx; jnz */
-    run_hex("ffd7 813600300000 0f013f ffc9 75f1 f4");
+    run_hex(loop);
     assert_int_equal(m->s.gpr[GPR_RBX], 50 * 0x101);
+}
+
+static void test_code_remap_loop(void **state) {
+    (void)state;
+    /* call rdi; xor dword [rsi],0x3000; invlpg [rdi]; dec ecx; jnz */
+    remap_loop("ffd7 813600300000 0f013f ffc9 75f1 f4");
 }
 
 /* The same with global pages: translations of them outlive CR3 writes, and end with INVLPG and with
@@ -221,14 +225,7 @@ static void test_code_global(void **state) {
         window(PT);
         m->s.cr4 |= k & 1 ? CR4_PGE | CR4_PCIDE : CR4_PGE;
         map_page(PT, 0, POOL, 0x107);
-        sm_hex(m, POOL, "ffc3 c3");
-        sm_hex(m, POOL + 0x3000, "81c300010000 c3");
-        m->s.gpr[GPR_RDI] = WINDOW;
-        m->s.gpr[GPR_RSI] = PT;
-        m->s.gpr[GPR_RCX] = 100;
-        m->s.gpr[GPR_RBX] = 0;
-        run_hex(loops[k / 2]);
-        assert_int_equal(m->s.gpr[GPR_RBX], 50 * 0x101);
+        remap_loop(loops[k / 2]);
     }
 }
 
