@@ -96,8 +96,7 @@ static void *arena_take(struct soft_cache *cache, size_t size) {
  */
 
 static struct soft_block **hash_head(struct soft_cache *cache, u64 gpa, u64 key) {
-    u64 h = (gpa ^ key << 44) * 0x9e3779b97f4a7c15ull;
-    return &cache->hash[(h >> 32) & ((1u << BLOCK_HASH_BITS) - 1)];
+    return &cache->hash[soft_place_hash(gpa, key) & ((1u << BLOCK_HASH_BITS) - 1)];
 }
 
 /* Unhooks outdated blocks that it meets. */

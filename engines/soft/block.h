@@ -99,6 +99,12 @@ size_t soft_single_size(void);
  * current instruction. */
 void soft_block_outdated(struct soft_vcpu *c, u64 gpa);
 
+/* Of the code at gpa under a mode key: 32 bits, for tables of blocks, of traces and of what was
+ * seen of both. */
+static inline u32 soft_place_hash(u64 gpa, u64 key) {
+    return (u32)((gpa ^ key << 44) * 0x9e3779b97f4a7c15ull >> 32);
+}
+
 /* A copy that lives as long as the block being built. */
 const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn);
 

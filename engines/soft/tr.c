@@ -476,8 +476,7 @@ static struct tr_block *find_place(struct soft_vcpu *c, u64 rip, bool same) {
  * all together does not fit where decoded blocks are, as that of many short programs, would never
  * become hot. Not when the code cache is too small, too. */
 static u16 former_lives(struct soft_tr *t, const struct soft_block *b) {
-    u64 h = (b->gpa ^ b->key << 44) * 0x9e3779b97f4a7c15ull;
-    u8 *lives = &t->lives[(h >> 32) % ARRAY_LEN(t->lives)];
+    u8 *lives = &t->lives[soft_place_hash(b->gpa, b->key) % ARRAY_LEN(t->lives)];
     *lives = *lives == UINT8_MAX ? UINT8_MAX : (u8)(*lives + 1);
     return tr_cache_relax(t) ? (u16)(*lives - 1) : 0;
 }

@@ -311,8 +311,7 @@ void tr_cache_make_room(struct soft_vcpu *c) {
  */
 
 static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
-    u64 h = (gpa ^ key << 44) * 0x9e3779b97f4a7c15ull;
-    return &t->hash[(h >> 32) % ARRAY_LEN(t->hash)];
+    return &t->hash[soft_place_hash(gpa, key) % ARRAY_LEN(t->hash)];
 }
 
 static struct tr_block *find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa,
