@@ -147,6 +147,22 @@ enum decode_status {
  */
 enum decode_status insn_decode(struct insn *insn, const u8 *code, size_t avail, u8 mode);
 
+/* The operand in memory, NULL when there is none. */
+static inline const struct insn_operand *insn_mem_operand(const struct insn *insn) {
+    for (u32 n = 0; n < insn->operand_count; n++) {
+        if (insn->op[n].kind == OPERAND_MEM) {
+            return &insn->op[n];
+        }
+    }
+    return NULL;
+}
+
+/* Does ModRM name memory? (Not the same: MOVS and MOV from moffs have an operand in memory but no
+ * ModRM; the operand of LEA is no access.) */
+static inline bool insn_has_mem(const struct insn *insn) {
+    return insn->has_modrm && insn->modrm < 0xc0;
+}
+
 /* "MOVZX"; never NULL. */
 const char *insn_name(u16 id);
 

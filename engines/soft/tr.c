@@ -133,7 +133,7 @@ void soft_tr_run_begin(struct soft_vcpu *c) {
 
 static void put_target(struct soft_tr *t, const struct tr_insn *i) {
     const struct insn *insn = &i->insn;
-    if (insn->has_modrm && insn->modrm < 0xc0) {
+    if (insn_has_mem(insn)) {
         struct tr_at at;
         tr_look(t, i, tr_word(t), false, &at);
         tr_mem(t, tr_wide(t), 0x8b, H_TEMP, &at);

@@ -454,6 +454,8 @@ void tr_offset(struct soft_tr *t, const struct insn *insn, u64 rip, u32 to);
  * behind the first writes. */
 u32 tr_share(const struct soft_tr *t, u32 at, bool *write);
 u16 tr_regs_written(const struct insn *i); /* tr_flags.c: mask of enum gpr */
+/* tr_insn.c: is a register named that lives in memory? */
+bool tr_names_memory_register(const struct insn *i);
 /* Looks up i's memory operand, or disp(base): *at is where it is in the host, by guest registers,
  * H_ADDR and H_TEMP, none of which may change before. H_TEMP2 is free, and H_ADDR when it is not
  * the base. */

@@ -126,7 +126,7 @@ static bool is_bit(u16 id) {
 /* Sums that are too long to be followed get a name, before they are added to others. */
 static void name_registers(struct audit *a) {
     const struct insn_mem *m = &a->insn.mem;
-    if (!audit_memory_operand(&a->insn) || m->base >= MEM_RIP || m->index == MEM_NONE) {
+    if (!insn_mem_operand(&a->insn) || m->base >= MEM_RIP || m->index == MEM_NONE) {
         return;
     }
     struct audit_value sum = audit_as_sum(a->v[m->base & 15]),
@@ -140,7 +140,7 @@ static void name_registers(struct audit *a) {
 
 static bool memory(struct audit *a) {
     const struct insn *i = &a->insn;
-    const struct insn_operand *mem = audit_memory_operand(i);
+    const struct insn_operand *mem = insn_mem_operand(i);
     struct audit_value p;
     if (!mem || is_hint(i->id)) {
         return mem || !i->has_modrm || i->modrm >= 0xc0 || is_hint(i->id)

@@ -110,7 +110,6 @@ bool audit_address(struct audit *a,
                    struct audit_value *out); /* the operand's; false: not followed */
 enum { ARRAY_READ, ARRAY_WRITE, ARRAY_ADDEND };
 bool audit_look_place(const struct audit_value *at, u32 *array, u64 *slot);
-const struct insn_operand *audit_memory_operand(const struct insn *i);
 bool audit_is_gpr(const struct insn_operand *op, u32 size);
 void audit_values(struct audit *a); /* after the instruction */
 

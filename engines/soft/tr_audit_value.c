@@ -126,15 +126,6 @@ bool audit_look_place(const struct audit_value *at, u32 *array, u64 *slot) {
     return !(offset & 7) && offset < 3 * bytes && (at->kind == AUDIT_LOOK || *slot == 0);
 }
 
-const struct insn_operand *audit_memory_operand(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
-        }
-    }
-    return NULL;
-}
-
 /* --- what instructions do to values ------------------------------------------------------------
  */
 
@@ -353,7 +344,7 @@ static void slots_stored(struct audit *a, u64 at, u32 size, bool whole) {
 
 static void gs_stored(struct audit *a) {
     const struct insn *i = &a->insn;
-    const struct insn_operand *mem = audit_memory_operand(i);
+    const struct insn_operand *mem = insn_mem_operand(i);
     if (!mem || i->mem.seg != SEG_GS || !(mem->flags & (OPERAND_WRITE | OPERAND_COND))) {
         return;
     }

@@ -50,28 +50,9 @@ static bool is_host(u32 reg) {
     return reg < GPR_COUNT && !tr_in_memory(reg);
 }
 
-static const struct insn_operand *operand(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
-        }
-    }
-    return NULL;
-}
-
-static bool names_memory_register(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool place_operand(const struct plan *p, const struct insn *i, struct place *a) {
     const struct insn_mem *m = &i->mem;
-    const struct insn_operand *op = operand(i);
+    const struct insn_operand *op = insn_mem_operand(i);
     bool index = m->index != MEM_NONE;
     if (!op || !is_host(m->base) || (index && !is_host(m->index)) || i->addrsize != 8 ||
         m->seg == SEG_FS || m->seg == SEG_GS || m->disp > OFF_MAX || m->disp < -OFF_MAX) {
@@ -101,7 +82,7 @@ static bool place_of(const struct soft_tr *t, const struct plan *p, u32 at, stru
     *a = (struct place){.index = SYM_NONE, .scale = 1, .count = 1};
     switch (i->class) {
     case CLASS_COPY:
-        return i->insn.has_modrm && i->insn.modrm < 0xc0 && place_operand(p, &i->insn, a);
+        return insn_has_mem(&i->insn) && place_operand(p, &i->insn, a);
     case CLASS_PUSH:
         a->count = tr_stack_run(t, at);
         place_stack(p, GPR_RSP, -8 * (s32)a->count, 8 * a->count, true, a);
@@ -290,10 +271,10 @@ static bool keeps(const struct soft_tr *t, const struct tr_insn *i) {
     case CLASS_JCC:
         return !t->c->vm->ev->translator.count;
     case CLASS_LEA:
-        return !names_memory_register(insn) && !tr_in_memory(insn->mem.base) &&
+        return !tr_names_memory_register(insn) && !tr_in_memory(insn->mem.base) &&
                !tr_in_memory(insn->mem.index);
     case CLASS_COPY:
-        return !(insn->has_modrm && insn->modrm < 0xc0) && !names_memory_register(insn);
+        return !insn_has_mem(insn) && !tr_names_memory_register(insn);
     default:
         return false;
     }
@@ -320,7 +301,7 @@ static void find_reloads(struct soft_tr *t) {
         }
         i->reload = i->found && held != i->group;
         g->spill |= i->reload;
-        held = i->class == CLASS_COPY && names_memory_register(&i->insn) ? 0 : i->group;
+        held = i->class == CLASS_COPY && tr_names_memory_register(&i->insn) ? 0 : i->group;
     }
 }
 

@@ -10,17 +10,14 @@
 /* --- which -------------------------------------------------------------------------------------
  */
 
-static const struct insn_operand *mem_operand(const struct insn *i) {
+bool tr_names_memory_register(const struct insn *i) {
     for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg)) {
+            return true;
         }
     }
-    return NULL;
-}
-
-static bool has_mem(const struct insn *i) {
-    return i->has_modrm && i->modrm < 0xc0;
+    return false;
 }
 
 static bool names_class(const struct insn *i, u32 a, u32 b) {
@@ -185,7 +182,7 @@ static bool drops_w(const struct insn *i) {
 }
 
 static bool operands_fit(const struct insn *i) {
-    const struct insn_operand *mem = mem_operand(i);
+    const struct insn_operand *mem = insn_mem_operand(i);
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
         if (op->kind == OPERAND_FAR || op->kind == OPERAND_REL || (op->high_byte && mem)) {
@@ -193,12 +190,12 @@ static bool operands_fit(const struct insn *i) {
         }
     }
     if (!mem) {
-        return !has_mem(i) && !(i->prefixes & PREFIX_LOCK);
+        return !insn_has_mem(i) && !(i->prefixes & PREFIX_LOCK);
     }
     bool bit_string =
         (i->id == INSN_BT || i->id == INSN_BTS || i->id == INSN_BTR || i->id == INSN_BTC) &&
         i->op[1].kind == OPERAND_REG;
-    return has_mem(i) && mem->size >= 1 && mem->size <= 32 && !bit_string &&
+    return insn_has_mem(i) && mem->size >= 1 && mem->size <= 32 && !bit_string &&
            tr_mem_known(i, mem->flags & (OPERAND_WRITE | OPERAND_COND)) &&
            (s32)i->mem.disp == i->mem.disp;
 }
@@ -256,7 +253,7 @@ struct fields {
 
 static void fields_of(const struct tr_insn *ti, struct fields *f) {
     const struct insn *i = &ti->insn;
-    f->mem = has_mem(i);
+    f->mem = insn_has_mem(i);
     f->reg = (u32)(i->rex & 4) << 1 | (i->modrm >> 3 & 7);
     f->rm = (u32)(i->rex & 1) << 3 | (i->modrm & 7);
     f->v = i->vex_v;
@@ -414,7 +411,7 @@ static u8 *home(struct homes *h, u32 guest) {
 }
 
 static void find_operand(struct soft_tr *t, const struct tr_insn *ti, struct fields *f) {
-    const struct insn_operand *mem = mem_operand(&ti->insn);
+    const struct insn_operand *mem = insn_mem_operand(&ti->insn);
     bool write = mem->flags & (OPERAND_WRITE | OPERAND_COND);
     if (t->shared) {
         f->at = t->share_at;
@@ -500,7 +497,7 @@ void tr_lea(struct soft_tr *t, const struct tr_insn *ti) {
 void tr_moffs(struct soft_tr *t, const struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
     bool write = i->opcode >= 0xa2;
-    tr_operand(t, ti, mem_operand(i)->size, write);
+    tr_operand(t, ti, insn_mem_operand(i)->size, write);
     if (i->prefixes & PREFIX_OPSIZE) {
         tr_u8(t, 0x66);
     }

@@ -25,7 +25,7 @@ static u32 word(const struct insn *i) {
 
 static enum tr_class class_jump(const struct insn *i, u64 target) {
     bool rel = is_near(i) && i->opsize != 2 && canonical(target);
-    bool mem = i->has_modrm && i->modrm < 0xc0;
+    bool mem = insn_has_mem(i);
     bool wide = i->op[0].kind <= OPERAND_MEM && i->op[0].size == word(i) &&
                 (!mem || tr_mem_known(i, false));
     switch (i->id) {
@@ -249,7 +249,7 @@ u16 tr_flags_killed(const struct insn *i) {
  * be known there, for the frame of a fault. */
 bool tr_may_exit(const struct tr_insn *i) {
     const struct insn *insn = &i->insn;
-    bool memory = insn->has_modrm && insn->modrm < 0xc0;
+    bool memory = insn_has_mem(insn);
     bool locked = (insn->prefixes & PREFIX_LOCK) || insn->id == INSN_XCHG;
     switch (i->class) {
     case CLASS_COPY:

@@ -16,31 +16,8 @@
 
 enum { SHARE_MAX = 12 };
 
-static bool in_memory(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool has_memory(const struct insn *i) {
-    return i->has_modrm && i->modrm < 0xc0;
-}
-
-static const struct insn_operand *operand(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
-        }
-    }
-    return NULL;
-}
-
 static bool writes(const struct insn *i) {
-    return operand(i)->flags & (OPERAND_WRITE | OPERAND_COND);
+    return insn_mem_operand(i)->flags & (OPERAND_WRITE | OPERAND_COND);
 }
 
 static u16 bit_of(u32 reg) {
@@ -52,8 +29,8 @@ static u16 address_regs(const struct tr_insn *ti) {
     const struct insn_mem *m = &ti->insn.mem;
     bool odd = m->base >= GPR_COUNT || tr_in_memory(m->base) ||
                (m->index != MEM_NONE && tr_in_memory(m->index));
-    if (ti->class != CLASS_COPY || !has_memory(&ti->insn) || odd || m->seg == SEG_FS ||
-        m->seg == SEG_GS || in_memory(&ti->insn)) {
+    if (ti->class != CLASS_COPY || !insn_has_mem(&ti->insn) || odd || m->seg == SEG_FS ||
+        m->seg == SEG_GS || tr_names_memory_register(&ti->insn)) {
         return 0;
     }
     return (u16)(bit_of(m->base) | bit_of(m->index));
@@ -63,7 +40,8 @@ static bool same_address(const struct insn *a, const struct insn *b) {
     const struct insn_mem *x = &a->mem, *y = &b->mem;
     return x->base == y->base && x->index == y->index && x->scale == y->scale &&
            x->disp == y->disp && a->addrsize == b->addrsize && x->seg != SEG_FS &&
-           y->seg != SEG_FS && y->seg != SEG_GS && operand(b)->size <= operand(a)->size;
+           y->seg != SEG_FS && y->seg != SEG_GS &&
+           insn_mem_operand(b)->size <= insn_mem_operand(a)->size;
 }
 
 /* Does i leave the place alone, whatever it does? */
@@ -72,7 +50,7 @@ static bool between(const struct soft_tr *t, const struct tr_insn *i, bool vecto
     if (i->class == CLASS_NOP) {
         return true;
     }
-    if (in_memory(insn)) {
+    if (tr_names_memory_register(insn)) {
         return false;
     }
     if (i->class == CLASS_LEA) {
@@ -94,7 +72,7 @@ u32 tr_share(const struct soft_tr *t, u32 at, bool *write) {
         if ((changed & regs) || !between(t, i, first->vector)) {
             break;
         }
-        if (i->class == CLASS_COPY && has_memory(&i->insn)) {
+        if (i->class == CLASS_COPY && insn_has_mem(&i->insn)) {
             if (i->group || !address_regs(i) || !same_address(&first->insn, &i->insn)) {
                 break;
             }

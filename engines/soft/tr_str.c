@@ -23,7 +23,7 @@ bool tr_string_known(const struct insn *i) {
         return false;
     }
     if (is_bit(i->id)) {
-        return tr_mem_known(i, i->id != INSN_BT) && i->has_modrm && i->modrm < 0xc0 &&
+        return tr_mem_known(i, i->id != INSN_BT) && insn_has_mem(i) &&
                i->op[1].kind == OPERAND_REG && (s32)i->mem.disp == i->mem.disp;
     }
     switch (i->id) {

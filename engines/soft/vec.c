@@ -223,15 +223,6 @@ static void movdir64b(struct soft_vcpu *c, const struct uop *u) {
 /* --- binding -----------------------------------------------------------------------------------
  */
 
-const struct insn_operand *vec_mem_operand(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
-        }
-    }
-    return NULL;
-}
-
 bool vec_bind_stub(struct bind *b) {
     u8 code[STUB_MAX];
     u32 len = vec_emit(b->insn, code);
@@ -341,7 +332,7 @@ static bool bind_store_hint(struct bind *b) {
 
 static bool bind_operands(struct bind *b) {
     const struct insn *i = b->insn;
-    const struct insn_operand *mem = vec_mem_operand(i);
+    const struct insn_operand *mem = insn_mem_operand(i);
     if (!vec_bind_stub(b)) {
         return false;
     }

@@ -129,7 +129,6 @@ uop_fn vec_ud(void); /* handlers that raise */
 uop_fn vec_nm(void);
 
 /* vec.c */
-const struct insn_operand *vec_mem_operand(const struct insn *insn); /* NULL: none */
 /* Finds or makes the stub; false when the form has none. */
 bool vec_bind_stub(struct bind *b);
 stub_fn vec_stub_slow(struct soft_vcpu *c, const struct uop *u);

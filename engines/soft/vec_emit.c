@@ -162,10 +162,6 @@ static void slots_0f3a(struct emit *e) {
     }
 }
 
-static bool has_memory(const struct insn *i) {
-    return i->has_modrm && i->modrm < 0xc0;
-}
-
 static bool plan_operand(struct emit *e, const struct insn_operand *op) {
     if (op->kind != OPERAND_REG) {
         return true;
@@ -230,7 +226,7 @@ static bool plan(struct emit *e) {
     default:
         break;
     }
-    if (has_memory(i)) {
+    if (insn_has_mem(i)) {
         e->gpr &= (u8)~SLOT_RM;
         e->gpr_written &= (u8)~SLOT_RM;
     }
@@ -253,7 +249,7 @@ static bool plan(struct emit *e) {
 
 static void put_modrm(struct emit *e, u8 reg) {
     const struct insn *i = e->insn;
-    if (has_memory(i)) {
+    if (insn_has_mem(i)) {
         put(e, (u8)((reg & 7) << 3 | 6)); /* [rsi] */
     } else {
         u8 rm = e->gpr & SLOT_RM ? HOST_RM : e->rm;
@@ -308,7 +304,7 @@ static void put_legacy_prefixes(struct emit *e) {
 static void put_legacy(struct emit *e) {
     const struct insn *i = e->insn;
     u8 reg = e->gpr & SLOT_REG ? HOST_REG : e->reg;
-    u8 rm = has_memory(i) ? 0 : e->gpr & SLOT_RM ? HOST_RM : e->rm;
+    u8 rm = insn_has_mem(i) ? 0 : e->gpr & SLOT_RM ? HOST_RM : e->rm;
     if (i->map != MAP_1BYTE) {
         put_legacy_prefixes(e);
     }
@@ -332,7 +328,7 @@ static void put_legacy(struct emit *e) {
 static void put_vex(struct emit *e) {
     const struct insn *i = e->insn;
     u8 reg = e->gpr & SLOT_REG ? HOST_REG : e->reg;
-    u8 rm = has_memory(i) ? 0 : e->gpr & SLOT_RM ? HOST_RM : e->rm;
+    u8 rm = insn_has_mem(i) ? 0 : e->gpr & SLOT_RM ? HOST_RM : e->rm;
     u8 v = e->gpr & SLOT_V ? HOST_V : e->v;
     u8 map = i->map == MAP_0F ? 1 : i->map == MAP_0F38 ? 2 : 3;
     put(e, 0xc4);

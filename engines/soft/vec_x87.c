@@ -217,7 +217,7 @@ static void x87_mem_store(struct soft_vcpu *c, const struct uop *u) {
 
 bool vec_bind_x87(struct bind *b) {
     const struct insn *i = b->insn;
-    const struct insn_operand *mem = vec_mem_operand(i);
+    const struct insn_operand *mem = insn_mem_operand(i);
     b->uop->src = x87_kind(i);
     if (!vec_bind_stub(b)) {
         return false;

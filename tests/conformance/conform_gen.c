@@ -335,18 +335,9 @@ static bool is_bit_string(const struct insn *i) {
            (i->opcode == 0xa3 || i->opcode == 0xab || i->opcode == 0xb3 || i->opcode == 0xbb);
 }
 
-static const struct insn_operand *memory_operand(const struct insn *i) {
-    for (u32 n = 0; n < i->operand_count; n++) {
-        if (i->op[n].kind == OPERAND_MEM) {
-            return &i->op[n];
-        }
-    }
-    return NULL;
-}
-
 static void aim_memory(struct maker *k, u64 rip_next) {
     const struct insn *i = &k->insn;
-    const struct insn_operand *op = memory_operand(i);
+    const struct insn_operand *op = insn_mem_operand(i);
     if (!op || chance(k, 1)) {
         return;
     }
@@ -405,7 +396,7 @@ static void aim_implicit(struct maker *k) {
         aim_register(k, GPR_RBP, SEG_SS, i->opsize, stack_size(k));
     } else if (i->implicit_read & 1u << GPR_RSP) {
         u64 operand = k->target; /* PUSH and POP with a memory operand */
-        bool memory = memory_operand(i) != NULL;
+        bool memory = insn_mem_operand(i) != NULL;
         if (memory && (i->mem.base == GPR_RSP || i->mem.index == GPR_RSP)) {
             return;
         }
@@ -492,7 +483,7 @@ static void prepare_memory(struct maker *k) {
     case INSN_JMP:
     case INSN_CALL:
         at = pick_landing(k, k->v->ldt);
-        if (i->has_modrm && i->modrm < 0xc0) {
+        if (insn_has_mem(i)) {
             memcpy(p, &at, 8);
         } else if (i->has_modrm) {
             k->t->gpr[(i->modrm & 7) | (i->rex & 1) << 3] = k->v->bits == 64 ? at : (u32)at;

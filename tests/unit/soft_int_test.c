@@ -248,7 +248,7 @@ static void prepare(struct insn *insn, u8 *code) {
     if (insn->id == INSN_CMPXCHG && below(2) && insn->op[0].kind == OPERAND_REG) {
         gpr[GPR_RAX] = gpr[insn->op[0].reg];
     }
-    if (insn->has_modrm && insn->modrm < 0xc0) {
+    if (insn_has_mem(insn)) {
         aim(insn, code, gpr);
     }
     native->flags = 0x202 | (rnd() & FLAG_ARITH);
@@ -435,7 +435,7 @@ static u32 put_random(u8 *code, u64 rip) {
         mem->base == MEM_RIP) {
         return 0;
     }
-    if (insn.has_modrm && insn.modrm < 0xc0) {
+    if (insn_has_mem(&insn)) {
         (void)rip;
         aim(&insn, one, gpr);
         if (mem->base != MEM_NONE) {

@@ -221,7 +221,7 @@ static void aim(struct fixture *f, const struct insn *i, u32 offset) {
     u64 at = NATIVE_RAM + WINDOW + offset;
     if (i->id == INSN_MASKMOVQ || i->id == INSN_MASKMOVDQU || i->id == INSN_VMASKMOVDQU) {
         f->n->gpr[GPR_RDI] = at;
-    } else if (i->has_modrm && i->modrm < 0xc0 && i->mem.base < 16) {
+    } else if (insn_has_mem(i) && i->mem.base < 16) {
         u64 scaled = 0;
         if (!i->mem.vsib && i->mem.index < 16 && i->mem.index != i->mem.base) {
             f->n->gpr[i->mem.index] = rnd(f) & 0xfff;
@@ -244,7 +244,7 @@ static void aim(struct fixture *f, const struct insn *i, u32 offset) {
 
 static void run_form(struct fixture *f, const u8 *code, u32 len, const struct insn *i) {
     static const u32 offsets[] = {0x400, 0x400, 0x400, 0x404, 0x421, 0xff8, 0xff0};
-    bool memory = i->has_modrm && i->modrm < 0xc0;
+    bool memory = insn_has_mem(i);
     /* Where processors differ: MMX may have reset TOP before its operand faults, a gather may have
      * tidied its mask and the upper halves, a converting store may have set flags. */
     bool vague = (i->flags & INSN_MMX) || i->mem.vsib || i->id == INSN_VCVTPS2PH;
