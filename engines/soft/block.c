@@ -123,12 +123,49 @@ static void hash_add(struct soft_cache *cache, struct soft_block *b) {
     *at = b;
 }
 
+struct unaligned {
+    u64 word;
+} __attribute__((packed, may_alias));
+
+static inline u64 code_word(const u8 *at) {
+    return ((const volatile struct unaligned *)(const volatile void *)at)->word;
+}
+
+__attribute__((no_sanitize_thread)) void soft_code_copy(u8 *dst, const u8 *src, u32 n) {
+    u32 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        u64 word = code_word(src + i);
+        memcpy(dst + i, &word, 8);
+    }
+    for (; i < n; i++) {
+        dst[i] = ((const volatile u8 *)src)[i];
+    }
+}
+
+__attribute__((no_sanitize_thread)) bool soft_code_same(const u8 *copy, const u8 *code, u32 n) {
+    u32 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        u64 word = code_word(code + i);
+        if (memcmp(copy + i, &word, 8)) {
+            return false;
+        }
+    }
+    for (; i < n; i++) {
+        if (copy[i] != ((const volatile u8 *)code)[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* --- decoding ----------------------------------------------------------------------------------
  */
 
 /* What is being decoded. */
 struct source {
     const u8 *bytes;
+    const u8 *host; /* bytes is filled from there when it comes to it; NULL: it is full */
+    u32 have;       /* bytes filled so far */
     u32 avail;      /* bytes that may be used */
     bool page_ends; /* avail ends where the page does, not the segment */
     u32 max;        /* instructions */
@@ -164,12 +201,24 @@ static struct uop *put_plain(struct soft_cache *cache, struct decoded *d, uop_fn
     return u;
 }
 
+/* Most blocks are short: fills src->bytes, which is the scratch, no further than the instruction at
+ * `at` can reach. */
+static inline void source_fill(struct soft_cache *cache, struct source *src, u32 at) {
+    u32 end = MIN(at + INSN_MAX_LEN, src->avail);
+    if (src->host && src->have < end) {
+        u32 to = MIN(ALIGN_UP(end, 64u), src->avail);
+        soft_code_copy(cache->bytes + src->have, src->host + src->have, to - src->have);
+        src->have = to;
+    }
+}
+
 /* Decodes one instruction; false when the block ends in front of it or because of it. */
-static bool decode_one(struct soft_vcpu *c, const struct source *src, struct soft_block *block,
+static bool decode_one(struct soft_vcpu *c, struct source *src, struct soft_block *block,
                        struct decoded *d) {
     struct soft_cache *cache = c->cache;
     struct insn insn;
     u32 left = src->avail - d->bytes;
+    source_fill(cache, src, d->bytes);
     enum decode_status status =
         left ? insn_decode(&insn, src->bytes + d->bytes, left, c->mode) : DECODE_MORE;
     if (status == DECODE_MORE) {
@@ -195,7 +244,7 @@ static bool decode_one(struct soft_vcpu *c, const struct source *src, struct sof
     return !last;
 }
 
-static void decode_run(struct soft_vcpu *c, const struct source *src, struct soft_block *block,
+static void decode_run(struct soft_vcpu *c, struct source *src, struct soft_block *block,
                        struct decoded *d) {
     *d = (struct decoded){0};
     while (d->insns < src->max && decode_one(c, src, block, d)) {
@@ -245,32 +294,6 @@ const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *
     return copy;
 }
 
-struct unaligned {
-    u64 word;
-} __attribute__((packed, may_alias));
-
-/* Copies out of guest RAM, which may be changing. */
-__attribute__((no_sanitize_thread)) static void copy_code(u8 *dst, const u8 *src, u32 n) {
-    u32 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        u64 word = ((const volatile struct unaligned *)(const volatile void *)(src + i))->word;
-        memcpy(dst + i, &word, 8);
-    }
-    for (; i < n; i++) {
-        dst[i] = ((const volatile u8 *)src)[i];
-    }
-}
-
-__attribute__((no_sanitize_thread)) static bool same_code(const u8 *copy, const u8 *code, u32 n) {
-    const volatile u8 *now = code;
-    for (u32 i = 0; i < n; i++) {
-        if (copy[i] != now[i]) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* --- building ----------------------------------------------------------------------------------
  */
 
@@ -306,7 +329,8 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
         b = block_begin(c, at->gpa);
         b->generation = &page->generation;
         b->seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
-        copy_code(cache->bytes, at->host, src.avail);
+        src.host = at->host;
+        src.have = 0;
         decode_run(c, &src, b, &d);
         *crosses = d.crosses;
         if (d.crosses) {
@@ -314,7 +338,7 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
         }
         block_finish(c, b, &d);
         bool watched = smc_mark(page, (u32)(at->gpa & PAGE_MASK), MAX(d.bytes, 1u));
-        if (watched && same_code(cache->bytes, at->host, d.bytes)) {
+        if (watched && soft_code_same(cache->bytes, at->host, d.bytes)) {
             if (whole) {
                 hash_add(cache, b);
             }
@@ -338,7 +362,7 @@ static void next_page(struct soft_vcpu *c, const struct place *at, struct place 
 
 static void read_code(struct soft_vcpu *c, const struct place *at, u8 *buf, u32 n) {
     if (at->host) {
-        copy_code(buf, at->host, n);
+        soft_code_copy(buf, at->host, n);
         return;
     }
     soft_guest_leave(c);

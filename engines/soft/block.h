@@ -95,6 +95,10 @@ struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *byt
                                      u32 count, u8 *room, size_t *used);
 size_t soft_single_size(void);
 
+/* Code in guest RAM, which may be changing: to copy it, and to compare it with a copy. */
+void soft_code_copy(u8 *dst, const u8 *src, u32 n);
+bool soft_code_same(const u8 *copy, const u8 *code, u32 n);
+
 /* A store of c met code on gpa's page: if the block being executed lies there, it ends after the
  * current instruction. */
 void soft_block_outdated(struct soft_vcpu *c, u64 gpa);

@@ -158,24 +158,24 @@ enum {
       group, first is the leader's access (tr_group.c) */
 
 struct tr_block {
-    u64 rip, gpa, key;
-    const u32 *generation;
-    u32 seen;
-    u16 early;                    /* tr_flags_lazy */
-    u32 entry[ENTRY_COUNT];       /* offsets in the code */
-    u32 in;                       /* joined to it: chain of exits */
-    u32 next_rip;                 /* chain of the hash by place, index + 1 */
-    u32 next_page[2];             /* of the same page (page_head): of the first, of the second */
-    u32 slot, second_slot;        /* tr_page.c */
-    u64 second_gpa;               /* the page in which the first instruction ends */
-    const u32 *second_generation; /* NULL: it is one page */
-    u32 second_seen;
+    u64 rip, gpa, key; /* what tr_cache_find looks at is in one cache line */
+    u64 second_gpa;    /* the page in which the first instruction ends */
+    u32 next_rip;      /* chain of the hash by place, index + 1 */
+    bool dead : 1;
+    bool floats : 1;        /* rip is where it was translated: tr_page.c */
+    bool alone : 1;         /* without groups, beside a trace with them (tr_group.c) */
+    u16 early;              /* tr_flags_lazy */
+    u32 seen, second_seen;  /* of generation, second_generation */
     u32 from, to;           /* its code */
     u32 exit_from, exit_to; /* its exits */
-    bool dead;
-    bool floats; /* rip is where it was translated: tr_page.c */
-    bool alone;  /* without groups, beside a trace with them (tr_group.c) */
+    const u32 *generation;
+    const u32 *second_generation; /* NULL: it is one page */
+    u32 entry[ENTRY_COUNT];       /* offsets in the code */
+    u32 in;                       /* joined to it: chain of exits */
+    u32 next_page[2];             /* of the same page (page_head): of the first, of the second */
+    u32 slot, second_slot;        /* tr_page.c */
 };
+_Static_assert(sizeof(struct tr_block) <= 128, "two cache lines");
 
 /* Where a processor exception is possible. */
 struct tr_point {
@@ -290,6 +290,7 @@ struct soft_tr {
     bool want_alone;     /* at next_rip, a trace without groups */
     u16 failed[4096];    /* looks of groups: by the place of the trace (tr_group.c) */
     u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
+    u64 heads[4096][8];  /* may a trace begin there? Bit per 8 bytes of a page, pages hashed */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
     u64 *seen; /* slot_max words for each address space */
@@ -338,6 +339,7 @@ struct soft_tr {
     u32 late_count;
     u8 page[4096 + INSN_MAX_LEN];
     u32 page_bytes;  /* of page that may be used */
+    u64 page_have;   /* bit per 64 bytes: copied into page */
     u64 seen_at[64]; /* bit per byte of the page: instructions in the trace */
 };
 
@@ -430,6 +432,11 @@ struct tr_block *tr_cache_find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64
 /* A floating one, wherever it was translated. */
 struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa);
 struct tr_block *tr_cache_find_alone(struct soft_tr *t, u64 gpa, u64 key, u64 rip);
+/* May one begin at gpa? False is sure. */
+static inline bool tr_cache_head(const struct soft_tr *t, u64 gpa) {
+    const u64 *page = t->heads[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->heads)];
+    return page[(gpa & PAGE_MASK) >> 9] >> (gpa >> 3 & 63) & 1;
+}
 void tr_cache_add(struct soft_tr *t, u32 block); /* rip, gpa and key are set */
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host); /* NULL: none there */
 

@@ -134,6 +134,7 @@ void tr_cache_forget(struct soft_vcpu *c) {
         memset(t->page_head, 0, sizeof(t->page_head));
         memset(t->slow, 0, sizeof(t->slow));
         memset(t->hash, 0, sizeof(t->hash));
+        memset(t->heads, 0, sizeof(t->heads));
         memset(t->region_end, 0, sizeof(t->region_end));
         memset(c->tr_jump, 0, sizeof(c->tr_jump));
         tr_pages_forget(c);
@@ -217,13 +218,20 @@ static void drop_from_pages(struct soft_tr *t, const struct victim *v) {
     }
 }
 
+static void note_head(struct soft_tr *t, u64 gpa) {
+    u64 *page = t->heads[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->heads)];
+    page[(gpa & PAGE_MASK) >> 9] |= BIT(gpa >> 3 & 63);
+}
+
 static void drop_from_hash(struct soft_tr *t, const struct victim *v) {
+    memset(t->heads, 0, sizeof(t->heads));
     for (u32 i = 0; i < ARRAY_LEN(t->hash); i++) {
         u32 *at = &t->hash[i];
         while (*at) {
             if (block_gone(v, *at - 1)) {
                 *at = t->blocks[*at - 1].next_rip;
             } else {
+                note_head(t, t->blocks[*at - 1].gpa);
                 at = &t->blocks[*at - 1].next_rip;
             }
         }
@@ -353,6 +361,7 @@ void tr_cache_add(struct soft_tr *t, u32 block) {
     }
     b->next_rip = *head;
     *head = block + 1;
+    note_head(t, b->gpa);
 }
 
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host) {

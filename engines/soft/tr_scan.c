@@ -175,10 +175,24 @@ static bool follow(struct soft_tr *t, struct tr_insn *i, u64 *rip) {
     }
 }
 
+/* Copies those pieces of the page that an instruction at `at` may reach into. */
+static void fill(struct soft_tr *t, u32 at) {
+    u32 last = MIN(at + INSN_MAX_LEN - 1, (u32)PAGE_MASK) / 64;
+    for (u32 n = at / 64; n <= last; n++) {
+        if (!(t->page_have >> n & 1)) {
+            soft_code_copy(t->page + 64 * n, t->host_page + 64 * n, 64);
+            t->page_have |= BIT(n);
+        }
+    }
+}
+
 static bool take(struct soft_tr *t, u64 rip) {
     struct tr_insn *i = &t->trace[t->trace_len];
     u32 at = (u32)(rip & PAGE_MASK);
-    *i = (struct tr_insn){.rip = rip};
+    fill(t, at);
+    i->rip = rip; /* insn_decode sets all of insn */
+    i->vector = i->followed = false;
+    i->live_in = i->live_out = 0;
     if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, t->mode) != DECODE_OK) {
         return false;
     }
@@ -190,7 +204,8 @@ static bool take(struct soft_tr *t, u64 rip) {
 
 /* Another trace begins there: a jump to it is cheaper than the same code once more. */
 static bool begins_here(struct soft_tr *t, u64 rip) {
-    return tr_cache_find(t, (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK), t->c->mode_key, rip, 0);
+    u64 gpa = (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    return tr_cache_head(t, gpa) && tr_cache_find(t, gpa, t->c->mode_key, rip, 0);
 }
 
 static void walk(struct soft_tr *t) {
@@ -315,46 +330,33 @@ static void liveness(struct soft_tr *t) {
     t->flags_at = flags_at(t);
 }
 
-/* Guest RAM may be changing. */
-__attribute__((no_sanitize_thread)) static void copy_page(u8 *dst, const u8 *src) {
-    const volatile u64 *from = (const volatile u64 *)(const volatile void *)src;
-    for (u32 i = 0; i < PAGE_SIZE / 8; i++) {
-        u64 v = from[i];
-        memcpy(dst + 8 * i, &v, 8);
-    }
+/* Marks the bytes of instructions as code; false when they are not what was translated. */
+static bool keep_run(struct soft_tr *t, u32 at, u32 len) {
+    return smc_mark(smc_page_of(t->c->vm, t->gpa), at, len) &&
+           soft_code_same(t->page + at, t->host_page + at, len);
 }
 
-__attribute__((no_sanitize_thread)) static bool same_code(const u8 *copy, const u8 *code, u32 n) {
-    for (u32 k = 0; k < n; k++) {
-        if (copy[k] != ((const volatile u8 *)code)[k]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Marks the bytes of an instruction as code; false when they are not what was translated. */
-static bool keep(struct soft_tr *t, const struct soft_block *b, const struct tr_insn *i) {
-    struct soft_vm *vm = t->c->vm;
-    u32 at = (u32)(i->rip & PAGE_MASK), len = i->insn.len;
+/* The same of those from trace[n] on that lie one behind the other; returns how many, 0: changed.
+ * One over the page's end is alone in its trace. */
+static u32 keep(struct soft_tr *t, const struct soft_block *b, u32 n) {
+    const struct tr_insn *i = &t->trace[n];
+    u32 at = (u32)(i->rip & PAGE_MASK), len = i->insn.len, count = 1;
     u32 first = MIN(len, (u32)PAGE_SIZE - at), second = len - first;
-    if (!smc_mark(smc_page_of(vm, t->gpa), at, first) ||
-        !same_code(t->page + at, t->host_page + at, first)) {
-        return false;
+    while (n + count < t->trace_len && i[count].rip == i->rip + first && !second &&
+           at + first + i[count].insn.len <= PAGE_SIZE) {
+        first += i[count++].insn.len;
     }
-    return !second || (smc_mark(smc_page_of(vm, b->second_gpa), 0, second) &&
-                       same_code(t->page + PAGE_SIZE, t->second_page, second));
+    if (!keep_run(t, at, first)) {
+        return 0;
+    }
+    bool same = !second || (smc_mark(smc_page_of(t->c->vm, b->second_gpa), 0, second) &&
+                            soft_code_same(t->page + PAGE_SIZE, t->second_page, second));
+    return same ? count : 0;
 }
 
 static bool fresh(const struct soft_block *b) {
     return block_fresh(b) && (!b->crosses || __atomic_load_n(b->second_generation,
                                                              __ATOMIC_RELAXED) == b->second_seen);
-}
-
-__attribute__((no_sanitize_thread)) static void copy_rest(u8 *dst, const u8 *src) {
-    for (u32 n = 0; n < INSN_MAX_LEN; n++) {
-        dst[n] = ((const volatile u8 *)src)[n];
-    }
 }
 
 /* The instruction behind STI must follow without a poll in between. Lock-step stops in front of HLT
@@ -374,16 +376,17 @@ static void end_with_sti(struct soft_tr *t) {
 }
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
-    copy_page(t->page, t->host_page);
+    t->page_have = 0;
     t->page_bytes = PAGE_SIZE;
     if (t->second_page) {
-        copy_rest(t->page + PAGE_SIZE, t->second_page);
+        soft_code_copy(t->page + PAGE_SIZE, t->second_page, INSN_MAX_LEN);
         t->page_bytes += INSN_MAX_LEN;
     }
     walk(t);
     end_with_sti(t);
-    for (u32 n = 0; n < t->trace_len; n++) {
-        if (!keep(t, b, &t->trace[n])) {
+    for (u32 n = 0, kept; n < t->trace_len; n += kept) {
+        kept = keep(t, b, n);
+        if (!kept) {
             return false;
         }
     }
