@@ -324,7 +324,8 @@ static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
 
 static struct tr_block *find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa,
                              bool alone) {
-    for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
+    u32 n = tr_cache_head(t, gpa) ? *hash_head(t, gpa, key) : 0;
+    for (; n; n = t->blocks[n - 1].next_rip) {
         struct tr_block *found = &t->blocks[n - 1];
         if (found->rip == rip && found->gpa == gpa && found->key == key &&
             found->second_gpa == second_gpa && found->alone == alone && !found->dead) {
@@ -343,7 +344,8 @@ struct tr_block *tr_cache_find_alone(struct soft_tr *t, u64 gpa, u64 key, u64 ri
 }
 
 struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64 second_gpa) {
-    for (u32 n = *hash_head(t, gpa, key); n; n = t->blocks[n - 1].next_rip) {
+    u32 n = tr_cache_head(t, gpa) ? *hash_head(t, gpa, key) : 0;
+    for (; n; n = t->blocks[n - 1].next_rip) {
         struct tr_block *found = &t->blocks[n - 1];
         if (found->floats && !found->alone && found->gpa == gpa && found->key == key &&
             found->second_gpa == second_gpa && !found->dead) {

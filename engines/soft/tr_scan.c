@@ -204,8 +204,7 @@ static bool take(struct soft_tr *t, u64 rip) {
 
 /* Another trace begins there: a jump to it is cheaper than the same code once more. */
 static bool begins_here(struct soft_tr *t, u64 rip) {
-    u64 gpa = (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    return tr_cache_head(t, gpa) && tr_cache_find(t, gpa, t->c->mode_key, rip, 0);
+    return tr_cache_find(t, (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK), t->c->mode_key, rip, 0);
 }
 
 static void walk(struct soft_tr *t) {
