@@ -190,9 +190,7 @@ static bool take(struct soft_tr *t, u64 rip) {
     struct tr_insn *i = &t->trace[t->trace_len];
     u32 at = (u32)(rip & PAGE_MASK);
     fill(t, at);
-    i->rip = rip; /* insn_decode sets all of insn */
-    i->vector = i->followed = false;
-    i->live_in = i->live_out = 0;
+    *i = (struct tr_insn){.rip = rip};
     if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, t->mode) != DECODE_OK) {
         return false;
     }
