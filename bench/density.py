@@ -100,7 +100,7 @@ def measure(name, command, n, a):
         for m in machines:
             m.p.stdin.write(WORK)
             m.p.stdin.flush()
-        time.sleep(5)
+        time.sleep(a.settle)
         look(name, "light", machines, a.seconds, a.memory * 1024)
     finally:
         for m in machines:
@@ -112,7 +112,7 @@ def main():
     p.add_argument("--machines", type=int, default=16)
     p.add_argument("--qemu", type=int, default=4)
     p.add_argument("--seconds", type=float, default=30)
-    p.add_argument("--settle", type=float, default=20, help="seconds before looking at idle machines")
+    p.add_argument("--settle", type=float, default=80, help="seconds before looking at idle machines")
     p.add_argument("--memory", type=int, default=128)
     p.add_argument("--engine", default="soft")
     a = p.parse_args()

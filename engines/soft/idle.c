@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that rests gives its share of the engine's memory back: what start-up translated and
- * decoded is mostly never run again. Whether it rests is told by time: a window of some seconds of
- * which the vCPU slept nearly all. Then everything that can be made again is dropped, whenever more
- * than some MiB have come together.
+ * decoded is mostly never run again. Whether it rests is told by time: windows of some seconds of
+ * which the vCPU slept nearly all. A minute of them makes a rest; a shorter pause does not, since
+ * whoever types the next command should find the machine warm. Then everything that can be made
+ * again is dropped, at the end of each window in which more than some MiB have come together.
  *
  * On the vCPU's thread, between two instructions.
  */
@@ -18,6 +19,7 @@
  * make the same again in each window. */
 enum {
     WINDOW_SECONDS = 4,
+    REST_WINDOWS = 15,
     RESTING = 100,
     RESTING_KEEP_MIB = 3,
     LIGHT = 12,
@@ -44,10 +46,13 @@ static void give_back(struct soft_vcpu *c) {
 static void window_end(struct soft_vcpu *c, u64 now) {
     struct soft_idle *i = &c->idle;
     u64 length = now - i->window;
-    bool light = i->busy < length / LIGHT;
-    u64 keep = i->busy < length / RESTING ? RESTING_KEEP_MIB : light ? LIGHT_KEEP_MIB : UINT32_MAX;
-    soft_cache_limit(c, light ? LIGHT_BLOCKS_MIB * MIB : SIZE_MAX);
-    if (i->window && held(c) > keep * MIB) {
+    u64 windows = MAX(length / (WINDOW_SECONDS * NSEC_PER_SEC), (u64)1); /* a long sleep is many */
+    bool light = i->window && i->busy < length / LIGHT;
+    u64 keep = i->busy < length / RESTING ? RESTING_KEEP_MIB : LIGHT_KEEP_MIB;
+    i->light = light ? (u32)MIN(i->light + windows, (u64)REST_WINDOWS) : 0;
+    bool rests = i->light == REST_WINDOWS;
+    soft_cache_limit(c, rests ? LIGHT_BLOCKS_MIB * MIB : SIZE_MAX);
+    if (rests && held(c) > keep * MIB) {
         give_back(c);
     }
     i->window = now;

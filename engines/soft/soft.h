@@ -76,6 +76,7 @@ enum mmu_index { MMU_USER, MMU_SYS, MMU_SMAP, MMU_COUNT };
 struct soft_idle {
     u64 window, woke; /* host clock: when the window began, and the last sleep ended */
     u64 busy;         /* nanoseconds awake in this window */
+    u32 light;        /* windows in a row in which it slept nearly all */
     u64 trims;
 };
 
@@ -172,7 +173,7 @@ struct soft_vcpu {
     u64 tr_purge_page; /* for SOFT_REQ_CODE, as purge_page: atomic */
     struct tr_jump {   /* indirect jumps: rip -> generated code (tr_jump_of) */
         u64 rip, host;
-    } tr_jump[1 << 15] ALIGNED(32);
+    } tr_jump[1 << 17] ALIGNED(32);
     u64 *tr_seen; /* tr_page.c: of the present address space */
     /* Floating traces (tr_page.c): what their addresses are off by, what stands for that and
      * jump_key; and for those of late, by (delta >> PAGE_SHIFT) % its length. */

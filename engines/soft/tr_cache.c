@@ -128,6 +128,21 @@ static bool nothing_made(const struct soft_tr *t) {
     return !(t->filled >> 1) && !t->block_count && !t->slot_count;
 }
 
+/* The table is large and mostly empty: whole pages go back to the host rather than being written.
+ */
+static void jumps_empty(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    u8 *begin = (u8 *)c->tr_jump, *end = begin + sizeof(c->tr_jump);
+    u8 *first = begin + (-(uintptr_t)begin & PAGE_MASK), *last = end - ((uintptr_t)end & PAGE_MASK);
+    if (host->ops->pages_discard) {
+        memset(begin, 0, (size_t)(first - begin));
+        host->ops->pages_discard(host, first, (size_t)(last - first));
+        memset(last, 0, (size_t)(end - last));
+    } else {
+        memset(begin, 0, sizeof(c->tr_jump));
+    }
+}
+
 void tr_cache_forget(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     if (!nothing_made(t)) {
@@ -136,7 +151,7 @@ void tr_cache_forget(struct soft_vcpu *c) {
         memset(t->hash, 0, sizeof(t->hash));
         memset(t->heads, 0, sizeof(t->heads));
         memset(t->region_end, 0, sizeof(t->region_end));
-        memset(c->tr_jump, 0, sizeof(c->tr_jump));
+        jumps_empty(c);
         tr_pages_forget(c);
     }
     c->tr_jump[0] = tr_jump_empty(0);

@@ -62,7 +62,7 @@ static void test_rests(void **state) {
     prepare();
     run_all();
     awake_then_asleep(1, 10); /* the first window begins */
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 66; i++) {
         awake_then_asleep(1, 1000);
     }
     assert_true(m->fake->trimmed > 3 * MIB);
@@ -72,6 +72,39 @@ static void test_rests(void **state) {
     }
     assert_int_equal(m->fake->trimmed, trimmed);
     run_all();
+    run_all();
+}
+
+/* Pauses of less than a minute: what comes next finds its code. */
+static void test_pauses(void **state) {
+    (void)state;
+    prepare();
+    run_all();
+    awake_then_asleep(1, 10);
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < 50; i++) {
+            awake_then_asleep(1, 1000);
+        }
+        awake_then_asleep(2000, 4000);
+    }
+    assert_int_equal(m->fake->trimmed, 0);
+    run_all();
+}
+
+/* One sleep can be as long as many short ones. */
+static void test_sleeps_long(void **state) {
+    const char *mode = getenv("SOSIA_TEST_TRANSLATOR");
+    (void)state;
+    if (mode && !strcmp(mode, "verify")) {
+        skip();
+    }
+    prepare();
+    run_all();
+    awake_then_asleep(1, 5000); /* the first window begins */
+    awake_then_asleep(1, 10);
+    awake_then_asleep(1, 100000);
+    awake_then_asleep(1, 10);
+    assert_true(m->fake->trimmed > 3 * MIB);
     run_all();
 }
 
@@ -89,6 +122,8 @@ static void test_works(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rests, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_pauses, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_sleeps_long, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_works, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
