@@ -25,8 +25,7 @@ fi
 
 guests/userland/build.sh
 root=$GUESTS/userland/root
-if [ ! -f build/bench/programs.img ] || [ bench/progs.c -nt build/bench/programs.img ] ||
-    [ "$GUESTS/userland/made" -nt build/bench/programs.img ]; then
+if ! is_fresh build/bench/programs.img bench/progs.c "$GUESTS/userland/made"; then
     gcc -O2 -static -o build/bench/progs bench/progs.c
     cp build/bench/progs "$root/init"
     pack_initramfs "$root" build/bench/programs.img

@@ -5,6 +5,15 @@
 
 GUESTS=${GUESTS:-build/guests}
 
+# is_fresh FILE SOURCE...: FILE is there and newer than all that it is made of.
+is_fresh() {
+    _made=$1
+    shift
+    for _f in "$@"; do
+        [ "$_made" -nt "$_f" ] || return 1
+    done
+}
+
 # mirror: the address of the Debian archive in apt's sources.
 mirror() {
     apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |

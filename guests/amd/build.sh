@@ -9,10 +9,7 @@ cd "$(dirname "$0")/../.."
 . guests/lib.sh
 
 out=$GUESTS/amd
-if [ -f "$out/base.img" ] && [ "$out/base.img" -nt guests/amd/init ] &&
-    [ "$out/base.img" -nt guests/amd/build.sh ] && [ "$out/base.img" -nt guests/lib.sh ]; then
-    exit 0
-fi
+is_fresh "$out/base.img" guests/amd/init guests/amd/build.sh guests/lib.sh && exit 0
 mkdir -p "$out"
 cp "$(kernel_image amd64)" "$out/vmlinuz"
 root=$(mktemp -d "$GUESTS/root.XXXXXX")

@@ -17,8 +17,7 @@ recipe="$size $extra"
 sosia=${SOSIA:-build/sosia}
 
 [ "$(id -u)" -eq 0 ] || { echo "debian image: needs root to unpack a system" >&2 && exit 1; }
-if [ -f "$out/debian.qcow2" ] && [ ! guests/debian/build.sh -nt "$out/debian.qcow2" ] &&
-    [ ! guests/agent/agent.c -nt "$out/debian.qcow2" ] &&
+if is_fresh "$out/debian.qcow2" guests/debian/build.sh guests/agent/* cmd/agent_proto.h &&
     [ "$(cat "$out/recipe" 2>/dev/null)" = "$recipe" ]; then
     echo "guest debian: $out/debian.qcow2"
     exit 0

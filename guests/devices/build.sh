@@ -10,11 +10,7 @@ cd "$(dirname "$0")/../.."
 
 out=$GUESTS/devices
 guests/linux/build.sh cloud-amd64
-fresh=yes
-for f in guests/devices/* guests/linux/init guests/lib.sh; do
-    [ "$out/initrd.img" -nt "$f" ] || fresh=
-done
-[ -z "$fresh" ] || exit 0
+is_fresh "$out/initrd.img" guests/devices/* guests/linux/init guests/lib.sh && exit 0
 
 mkdir -p "$out"
 root=$(mktemp -d "$GUESTS/root.XXXXXX")

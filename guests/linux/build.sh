@@ -12,11 +12,7 @@ cd "$(dirname "$0")/../.."
 for meta in "${@:-cloud-amd64}"; do
     out=$GUESTS/linux-$meta
     # made already, and the recipe has not changed since
-    fresh=yes
-    for f in guests/linux/init guests/linux/build.sh guests/lib.sh guests/agent/agent.c cmd/agent_proto.h; do
-        [ "$out/initrd.img" -nt "$f" ] || fresh=
-    done
-    [ -z "$fresh" ] || continue
+    is_fresh "$out/initrd.img" guests/linux/* guests/lib.sh guests/agent/agent.c cmd/agent_proto.h && continue
     mkdir -p "$out"
     echo "guest linux-$meta: $(kernel_package "$meta")"
     cp "$(kernel_image "$meta")" "$out/vmlinuz"

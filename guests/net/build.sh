@@ -10,11 +10,7 @@ cd "$(dirname "$0")/../.."
 
 out=$GUESTS/net
 guests/linux/build.sh cloud-amd64
-fresh=yes
-for f in guests/net/* guests/linux/init guests/linux/udhcpc.script guests/lib.sh; do
-    [ "$out/initrd.img" -nt "$f" ] || fresh=
-done
-[ -z "$fresh" ] || exit 0
+is_fresh "$out/initrd.img" guests/net/* guests/linux/init guests/linux/udhcpc.script guests/lib.sh && exit 0
 
 echo "guest net: unpacking Debian packages"
 mkdir -p "$out"

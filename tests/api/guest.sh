@@ -9,9 +9,7 @@ cd "$(dirname "$0")/../.."
 out=build/tests/api
 mkdir -p "$out"
 guests/linux/build.sh cloud-amd64
-if [ -f "$out/rootfs.ext4" ] && [ "$out/rootfs.ext4" -nt tests/api/guest.sh ]; then
-    exit 0
-fi
+is_fresh "$out/initrd.img" tests/api/guest.sh guests/linux/udhcpc.script guests/lib.sh && exit 0
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 busybox_root "$root"

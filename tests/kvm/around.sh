@@ -1,40 +1,23 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# usage: around.sh (in the emulated AMD machine, by `tests/kvm/run.sh around`; ENGINE=soft tries it anywhere)
+# usage: around.sh (in the emulated AMD machine, by `tests/kvm/run.sh around`; ENGINE=soft tries it
+# anywhere, with the files of run.sh beside it)
 # What stands around a machine, under kvm: one Linux with a shared folder, a qcow2 disk, a user network, vsock,
 # balloon and cloud-init's disk at once; an incremental snapshot; one life cycle through the API.
 # Prints a line for each; the exit status is the number of those that failed.
 cd "$(dirname "$0")" || exit 1
+. ./lib.sh
 ENGINE=${ENGINE:-kvm}
 choice=$ENGINE
 [ "$choice" != kvm ] || choice=auto # where it is real, it is chosen
-XDG_RUNTIME_DIR=$PWD/rt
-export XDG_RUNTIME_DIR
 export LD_LIBRARY_PATH="$PWD" # libslirp, libmicrohttpd
 export PATH="$PWD:$PATH"      # curl
-mkdir -p -m 700 rt shared www
-failed=0
+mkdir -p shared www
 servers=
 
-result() { # result NAME OK
-    if [ "$2" -eq 0 ]; then
-        echo "ok      amd $1"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  amd $1"
-        cmp -s around.out shown || tail -25 around.out # once is enough
-        cp around.out shown
-    fi
-}
-
-# until_true SECONDS COMMAND...
-until_true() {
-    end=$(($(date +%s) + $1))
-    shift
-    until "$@"; do
-        [ "$(date +%s)" -lt $end ] || return 1
-        sleep 0.2
-    done
+why() { # once is enough
+    cmp -s around.out shown || tail -25 around.out
+    cp around.out shown
 }
 
 has() { grep -aqE "$2" "$1" 2>/dev/null; }
@@ -126,9 +109,6 @@ has around.out '^OK [0-9]+' && has around.out '^hello over there' && has shared/
 result "devices: what the host sees of them" $?
 
 # --- an incremental snapshot
-
-beats() { until_true 150 reached "$@"; }
-reached() { [ "$(grep -ac beat "$1" 2>/dev/null)" -ge "$2" ]; }
 
 incremental() {
     rm -f ./*.log

@@ -8,11 +8,8 @@ cd "$(dirname "$0")/../.."
 out=build/tests/kvm
 mkdir -p "$out"
 guests/linux/build.sh cloud-amd64
-fresh=yes
-for f in tests/kvm/guest.sh guests/devices/devtest.c guests/linux/init guests/linux/udhcpc.script guests/lib.sh; do
-    [ "$out/initrd.img" -nt "$f" ] || fresh=
-done
-[ -z "$fresh" ] || exit 0
+is_fresh "$out/initrd.img" tests/kvm/guest.sh guests/devices/devtest.c guests/linux/init guests/linux/udhcpc.script \
+    guests/lib.sh && exit 0
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 busybox_root "$root"

@@ -3,23 +3,9 @@
 # usage: inside.sh (in the emulated AMD machine, files beside it; see run.sh)
 # The KVM engine on real hardware virtualisation: its unit tests, the freestanding guests, Linux.
 cd "$(dirname "$0")" || exit 1
-passed=0
-failed=0
-last=$(date +%s)
+. ./lib.sh
 
-result() { # result NAME OK
-    now=$(date +%s)
-    took="$((now - last)) s"
-    last=$now
-    if [ "$2" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      amd $1 ($took)"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  amd $1 ($took)"
-        tail -25 out
-    fi
-}
+why() { tail -25 out; }
 
 for test in kvm_test cpuid_test state_test; do
     ./$test >out 2>&1
@@ -61,16 +47,13 @@ linux "Linux, 4 vCPUs, disk" 4 \
 linux "Linux, virtio over MMIO" 2 "dd if=/dev/hwrng bs=64 count=1 | wc -c; echo cpus \$(nproc)" "cpus 2" --transport mmio
 
 # A guest that checks itself, moved between the engines. (around.sh is run by hand: it takes minutes on a busy host.)
-for script in moving; do
-    ./$script.sh >out 2>&1
-    status=$?
-    grep -E '^(ok|FAILED) ' out
-    passed=$((passed + $(grep -c '^ok ' out)))
-    failed=$((failed + status))
-    [ $status -eq 0 ] || tail -60 out
-    echo "        $script.sh: $(($(date +%s) - last)) s"
-    last=$(date +%s)
-done
+./moving.sh >out 2>&1
+status=$?
+grep -E '^(ok|FAILED) ' out
+passed=$((passed + $(grep -c '^ok ' out)))
+failed=$((failed + status))
+[ $status -eq 0 ] || tail -60 out
+last=$(date +%s)
 
 # The analyser finds here what it finds on the software engine (tests/sensitivity).
 for name in POPF PUSHF SMSW SGDT LAR; do

@@ -5,28 +5,11 @@
 # and while it runs.
 # Prints a line for each; the exit status is the number of those that failed.
 cd "$(dirname "$0")" || exit 1
-XDG_RUNTIME_DIR=$PWD/rt
-export XDG_RUNTIME_DIR
-mkdir -p -m 700 rt
-failed=0
+. ./lib.sh
 
-result() { # result NAME OK
-    if [ "$2" -eq 0 ]; then
-        echo "ok      amd $1"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  amd $1"
-        tail -5 move.out ./*.log 2>/dev/null
-        grep -h FAIL ./*.log
-    fi
-}
-
-beats() { # beats LOG N: waits until it has so many
-    for i in $(seq 600); do
-        [ "$(grep -c beat "$1" 2>/dev/null)" -ge "$2" ] && return 0
-        sleep 0.2
-    done
-    return 1
+why() {
+    tail -5 move.out ./*.log 2>/dev/null
+    grep -h FAIL ./*.log
 }
 
 start() { # start ENGINE OPTIONS...: machine a

@@ -8,18 +8,15 @@ cd "$(dirname "$0")/../.."
 out=build/tests/share
 mkdir -p "$out"
 guests/linux/build.sh cloud-amd64
-fresh=yes
-for f in tests/share/fstest.c bench/share.c tests/share/guest.sh guests/linux/init guests/lib.sh; do
-    [ "$out/initrd.img" -nt "$f" ] || fresh=
-done
-[ -z "$fresh" ] || exit 0
+is_fresh "$out/initrd.img" tests/share/fstest.c bench/share.c tests/share/guest.sh guests/linux/init \
+    guests/lib.sh && exit 0
 gcc -O2 -Wall -static -o "$out/fstest" tests/share/fstest.c
 gcc -O2 -Wall -static -o "$out/share" bench/share.c
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
+trap 'rm -rf "$root"' EXIT
 busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtiofs
 cp guests/linux/init "$root/init"
 cp "$out/fstest" "$out/share" "$root/bin/"
 chmod 755 "$root" "$root/init"
 pack_initramfs "$root" "$out/initrd.img"
-rm -rf "$root"

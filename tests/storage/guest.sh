@@ -8,17 +8,15 @@ cd "$(dirname "$0")/../.."
 out=build/tests/storage
 mkdir -p "$out"
 guests/linux/build.sh cloud-amd64
-if [ -f "$out/initrd.img" ] && [ "$out/initrd.img" -nt tests/storage/load.c ] &&
-    [ "$out/initrd.img" -nt bench/disk.c ] && [ "$out/initrd.img" -nt guests/linux/init ]; then
-    exit 0
-fi
+is_fresh "$out/initrd.img" tests/storage/load.c bench/disk.c tests/storage/guest.sh guests/linux/init \
+    guests/lib.sh && exit 0
 gcc -O2 -static -o "$out/load" tests/storage/load.c
 gcc -O2 -static -pthread -o "$out/disk" bench/disk.c
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
+trap 'rm -rf "$root"' EXIT
 busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_blk
 cp guests/linux/init "$root/init"
 cp "$out/load" "$out/disk" "$root/bin/"
 chmod 755 "$root" "$root/init"
 pack_initramfs "$root" "$out/initrd.img"
-rm -rf "$root"
