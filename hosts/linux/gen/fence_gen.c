@@ -204,24 +204,20 @@ static const int deadly_calls[] = {
     SCMP_SYS(personality),
 };
 
-static int allow_all(scmp_filter_ctx ctx, const int *calls, size_t count) {
+static int add_all(scmp_filter_ctx ctx, u32 action, const int *calls, size_t count) {
     int rc = 0;
     for (size_t i = 0; i < count && !rc; i++) {
-        rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+        rc = seccomp_rule_add(ctx, action, calls[i], 0);
     }
     return rc;
 }
 
-#define ALLOW_ALL(ctx, calls) allow_all(ctx, calls, ARRAY_LEN(calls))
+#define ALLOW_ALL(ctx, calls) add_all(ctx, SCMP_ACT_ALLOW, calls, ARRAY_LEN(calls))
 #define ALLOW_ARG(ctx, call, ...)                                                                  \
     seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(call), 1, __VA_ARGS__)
 
 static int deny_deadly(scmp_filter_ctx ctx) {
-    int rc = 0;
-    for (size_t i = 0; i < ARRAY_LEN(deadly_calls) && !rc; i++) {
-        rc = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, deadly_calls[i], 0);
-    }
-    return rc;
+    return add_all(ctx, SCMP_ACT_KILL_PROCESS, deadly_calls, ARRAY_LEN(deadly_calls));
 }
 
 /* ioctl: the requests of KVM's descriptors, terminals' modes and sizes, sizes of block devices. */
