@@ -2,7 +2,8 @@
 /*
  * Arithmetic flags that nobody will read, but for the frame of a fault or an interrupt. Looks into
  * the translation cache destroy RFLAGS; saving them first costs as much as half a look. Mostly they
- * need not be saved: they follow from registers that are still there, so each exit says how.
+ * need not be saved: they follow from registers that are still there, so each exit says how, and
+ * where they are wanted in RFLAGS after all, the instruction is done once more (tr_flags_remake).
  *
  *   cmp rax, rbx | jb .. | mov rcx, [rdx] <- an exit here: flags of rax - rbx | add rcx, 1
  *
@@ -105,31 +106,6 @@ static bool looks_only(const struct tr_insn *i) {
     }
 }
 
-/* From instruction `from` on: are all flags written again with nothing but such exits before? Then
- * *early are the registers written, from `since` on, before the last of these. */
-static bool flags_die(const struct soft_tr *t, u32 since, u32 from, u16 *early) {
-    u16 changed = 0;
-    *early = 0;
-    for (u32 n = since; n < t->trace_len; n++) {
-        const struct tr_insn *i = &t->trace[n];
-        u16 killed = tr_flags_killed(&i->insn);
-        if (n >= from) {
-            if (!looks_only(i) || i->insn.flags_read) {
-                return false;
-            }
-            *early |= tr_may_exit(i) ? changed : 0;
-            if (killed == FLAG_ARITH) {
-                return true;
-            }
-            if (i->insn.flags_write) {
-                return !(i->live_out & ~killed);
-            }
-        }
-        changed |= tr_regs_written(&i->insn);
-    }
-    return false;
-}
-
 static u32 recipe_new(struct soft_tr *t, const struct tr_recipe *r) {
     if (t->recipe_count == t->recipe_end) {
         return FLAGS_AT_HOME;
@@ -211,10 +187,19 @@ static void remake_op(struct soft_tr *t, const struct tr_recipe *r, u32 reg, u32
     }
 }
 
+/* neg H_TEMP2, of that size */
+static void remake_neg(struct soft_tr *t, u32 size) {
+    if (size == 2) {
+        tr_u8(t, 0x66);
+    }
+    tr_u8(t, size == 8 ? 0x49 : 0x41);
+    tr_u8(t, size == 1 ? 0xf6 : 0xf7);
+    tr_u8(t, 0xd8 | (H_TEMP2 & 7));
+}
+
 /* H_TEMP2 is free. */
 void tr_flags_remake(struct soft_tr *t) {
     struct tr_recipe r = t->recipes[t->lost - FLAGS_AT_RECIPE];
-    bool wide = r.size == 8;
     t->lost = FLAGS_AT_HOME;
     switch (r.op) {
     case RECIPE_CMP:
@@ -230,20 +215,14 @@ void tr_flags_remake(struct soft_tr *t) {
     default:
         break;
     }
-    tr_rr(t, wide, 0x89, r.a, H_TEMP2);
+    /* what it was before, and then once more */
+    tr_rr(t, r.size == 8, 0x89, r.a, H_TEMP2);
     if (r.op == RECIPE_NEG) {
-        r.b = MEM_NONE;
-        for (u32 n = 0; n < 2; n++) { /* neg, of that size */
-            if (r.size == 2) {
-                tr_u8(t, 0x66);
-            }
-            tr_u8(t, wide ? 0x49 : 0x41);
-            tr_u8(t, r.size == 1 ? 0xf6 : 0xf7);
-            tr_u8(t, 0xd8 | (H_TEMP2 & 7));
-        }
+        remake_neg(t, r.size);
+        remake_neg(t, r.size);
         return;
     }
-    bool add = r.op == RECIPE_ADD; /* what it was before, and then once more */
+    bool add = r.op == RECIPE_ADD;
     remake_op(t, &r, H_TEMP2, add ? 0x29 : 0x01, add ? 5 : 0);
     remake_op(t, &r, H_TEMP2, add ? 0x01 : 0x39, add ? 0 : 7);
 }
@@ -261,7 +240,24 @@ u32 tr_flags_hint(struct soft_tr *t) {
 }
 
 bool tr_flags_lazy(const struct soft_tr *t, u16 *early) {
-    return flags_die(t, 0, 0, early);
+    u16 changed = 0;
+    *early = 0;
+    for (u32 n = 0; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        u16 killed = tr_flags_killed(&i->insn);
+        if (!looks_only(i) || i->insn.flags_read) {
+            return false;
+        }
+        *early |= tr_may_exit(i) ? changed : 0;
+        if (killed == FLAG_ARITH) {
+            return true;
+        }
+        if (i->insn.flags_write) {
+            return !(i->live_out & ~killed);
+        }
+        changed |= tr_regs_written(&i->insn);
+    }
+    return false;
 }
 
 bool tr_flags_trusted(const struct soft_tr *t, u32 hint, u16 early) {

@@ -87,34 +87,14 @@ static bool integer_known(u16 id) {
     case INSN_CMPXCHG16B:
     case INSN_CMOVCC:
     case INSN_SETCC:
-    case INSN_MOVBE:
     case INSN_MOVNTI:
     case INSN_PAUSE:
     case INSN_LFENCE:
     case INSN_MFENCE:
     case INSN_SFENCE:
-    case INSN_POPCNT:
-    case INSN_LZCNT:
-    case INSN_TZCNT:
-    case INSN_ANDN:
-    case INSN_BEXTR:
-    case INSN_BLSI:
-    case INSN_BLSMSK:
-    case INSN_BLSR:
-    case INSN_BZHI:
-    case INSN_MULX:
-    case INSN_PDEP:
-    case INSN_PEXT:
-    case INSN_RORX:
-    case INSN_SARX:
-    case INSN_SHLX:
-    case INSN_SHRX:
-    case INSN_ADCX:
-    case INSN_ADOX:
-    case INSN_CRC32:
         return true;
     default:
-        return false;
+        return vec_is_integer(id);
     }
 }
 

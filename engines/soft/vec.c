@@ -281,7 +281,7 @@ static uop_fn mode_fault(const struct insn *i, u64 key) {
     return NULL;
 }
 
-static bool is_integer(u16 id) {
+bool vec_is_integer(u16 id) {
     switch (id) {
     case INSN_POPCNT:
     case INSN_LZCNT:
@@ -303,8 +303,6 @@ static bool is_integer(u16 id) {
     case INSN_ADOX:
     case INSN_CRC32:
     case INSN_MOVBE:
-    case INSN_RDRAND:
-    case INSN_RDSEED:
         return true;
     default:
         return false;
@@ -361,7 +359,8 @@ bool bind_vector(struct bind *b) {
     bool xsave = vec_is_xsave(i->id);
     bool hint = i->id == INSN_MOVNTI || i->id == INSN_MOVDIRI || i->id == INSN_MOVDIR64B;
     bool vector = (i->flags & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_AVX)) != 0;
-    if (!xsave && !hint && !vector && !is_integer(i->id)) {
+    bool integer = vec_is_integer(i->id) || i->id == INSN_RDRAND || i->id == INSN_RDSEED;
+    if (!xsave && !hint && !vector && !integer) {
         return false;
     }
     uop_fn fault = i->cpuid & ~b->c->ev->vm->cpuid->features ? raise_ud

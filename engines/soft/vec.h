@@ -129,6 +129,9 @@ uop_fn vec_ud(void); /* handlers that raise */
 uop_fn vec_nm(void);
 
 /* vec.c */
+/* Is it of those on general registers that the host executes in a stub, too (BMI, ADX, POPCNT and
+ * their like), and always with the same result? */
+bool vec_is_integer(u16 id);
 /* Finds or makes the stub; false when the form has none. */
 bool vec_bind_stub(struct bind *b);
 stub_fn vec_stub_slow(struct soft_vcpu *c, const struct uop *u);
