@@ -197,26 +197,32 @@ void soft_look_clear(struct soft_look *look, u32 context, bool keep_global) {
     }
 }
 
-static void drop_large(struct soft_look *look, u32 n, u64 linear) {
+static bool drop_large(struct soft_look *look, u32 n, u64 linear) {
+    bool others = false;
     for (u32 at = look->set_head[n]; at; at = look->fill[at - 1].next_in_set) {
         u64 page = look->fill[at - 1].linear;
         u32 shift = page & PHYS_1G ? 30 : page & PHYS_2M ? 22 : 0;
         if (shift && !((page ^ linear) >> shift)) {
             slot_clear(look->set[n], page);
+        } else {
+            others |= shift && tlb_large_hash(page) == tlb_large_hash(linear);
         }
     }
+    return others;
 }
 
-void soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large) {
+bool soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large) {
+    bool others = false;
     for (u32 m = 0; look && m < MMU_COUNT; m++) {
         u32 n = context * MMU_COUNT + m;
         if (look->set[n] && is_touched(look, n, slot_of(linear))) {
             slot_clear(look->set[n], linear);
         }
         if (large) {
-            drop_large(look, n, linear);
+            others |= drop_large(look, n, linear);
         }
     }
+    return others;
 }
 
 /* The slot may hold another page by now: its next write only looks again. */

@@ -73,9 +73,10 @@ void soft_look_select(struct soft_vcpu *c);
 bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, u64 phys,
                     enum access access);
 
-/* context: index of the address space. look may be NULL. */
+/* context: index of the address space. look may be NULL. drop_page: when `large`, do pieces of
+ * other large pages remain that have the same tlb_large_hash? */
 void soft_look_clear(struct soft_look *look, u32 context, bool keep_global);
-void soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large);
+bool soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool large);
 void soft_look_drop_writes(struct soft_look *look, u64 gpa_page);
 void soft_look_drop_all_writes(struct soft_look *look);
 

@@ -155,31 +155,20 @@ void soft_derived_update(struct soft_vcpu *c) {
 /* --- filling -----------------------------------------------------------------------------------
  */
 
-/* Each half of the address space has half of a filter: kernels use large pages for themselves, and
- * invalidate small ones of programs. */
-static u32 filter_bit(u64 hash, u64 linear, u32 bits) {
-    return (u32)(hash & (bits / 2 - 1)) | (linear >> 63 ? bits / 2 : 0);
-}
-
 static u32 fetched_hash(u64 linear) {
     u64 page = linear >> PAGE_SHIFT;
-    return filter_bit(page ^ page >> 13, linear, TLB_FILTER_BITS);
+    return tlb_filter_bit(page ^ page >> 13, linear, TLB_FILTER_BITS);
 }
-static u32 large_hash(u64 linear) {
-    u64 region = linear >> 22;
-    return filter_bit(region ^ region >> 9 ^ region >> 18, linear, TLB_LARGE_BITS);
-}
-
 static u64 huge_bit(u64 linear) {
     u64 region = linear >> 30;
-    return BIT(filter_bit(region ^ region >> 6 ^ region >> 12, linear, 64));
+    return BIT(tlb_filter_bit(region ^ region >> 6 ^ region >> 12, linear, 64));
 }
 
 static void note_large(struct tlb_context *ctx, u64 linear, u8 shift) {
     if (shift == 30) {
         ctx->huge |= huge_bit(linear);
     } else if (shift > PAGE_SHIFT) {
-        u32 h = large_hash(linear);
+        u32 h = tlb_large_hash(linear);
         ctx->large[h / 64] |= BIT(h % 64);
     }
 }
@@ -287,24 +276,33 @@ struct tlb_entry *soft_tlb_get(struct soft_vcpu *c, u64 linear, enum access acce
 /* --- invalidation ------------------------------------------------------------------------------
  */
 
-/* Forgets the pieces of the large page around linear. */
-static void context_drop_large(struct tlb_context *ctx, u64 linear) {
+/* Forgets the pieces of the large page around linear. Are there others that have the same bit in
+ * the filter? */
+static bool context_drop_large(struct tlb_context *ctx, u64 linear) {
+    bool others = false;
     for (u32 m = 0; m < MMU_COUNT; m++) {
         struct tlb_set *set = &ctx->set[m];
         for (u32 i = 0; i < TLB_SIZE; i++) {
             u32 shift = set->phys[i] & PHYS_1G ? 30 : set->phys[i] & PHYS_2M ? 22 : 0;
             u64 tag = MIN(MIN(set->e[i].read, set->e[i].write), set->e[i].exec);
-            if (shift && tag != TLB_NONE && !((tag ^ linear) >> shift)) {
+            if (!shift || tag == TLB_NONE) {
+                continue;
+            }
+            if (!((tag ^ linear) >> shift)) {
                 entry_clear(&set->e[i]);
+            } else {
+                others |= tlb_large_hash(tag) == tlb_large_hash(linear);
             }
         }
     }
+    return others;
 }
 
 static void context_drop_page(struct soft_tlb *tlb, struct tlb_context *ctx, u64 linear,
                               bool global_only) {
-    u32 i = tlb_index(linear), lh = large_hash(linear), fh = fetched_hash(linear);
+    u32 i = tlb_index(linear), lh = tlb_large_hash(linear), fh = fetched_hash(linear);
     bool large = (ctx->huge & huge_bit(linear)) || (ctx->large[lh / 64] & BIT(lh % 64));
+    bool others = false;
     for (u32 m = 0; m < MMU_COUNT; m++) {
         struct tlb_set *set = &ctx->set[m];
         if (!global_only || (set->phys[i] & PHYS_GLOBAL)) {
@@ -312,9 +310,12 @@ static void context_drop_page(struct soft_tlb *tlb, struct tlb_context *ctx, u64
         }
     }
     if (large) {
-        context_drop_large(ctx, linear);
+        others = context_drop_large(ctx, linear);
     }
-    soft_look_drop_page(tlb->look, (u32)(ctx - tlb->context), linear, large);
+    others |= soft_look_drop_page(tlb->look, (u32)(ctx - tlb->context), linear, large);
+    if (large && !others) { /* memory that had a large page may be given out in small ones now */
+        ctx->large[lh / 64] &= ~BIT(lh % 64);
+    }
     if (large || (ctx->fetched[fh / 64] & BIT(fh % 64))) {
         context_renew(tlb, ctx);
     }

@@ -49,7 +49,8 @@ struct tlb_context {
     u64 generation; /* part of jump_key: changes when a translation for fetches is forgotten */
     u64 huge;       /* 1 GiB regions with such a page in the table, hashed */
     u64 fetched[TLB_FILTER_BITS / 64]; /* pages fetched from since generation, hashed */
-    u64 large[TLB_LARGE_BITS / 64];    /* 4 MiB regions with a large page in the table, hashed */
+    u64 large[TLB_LARGE_BITS / 64];    /* 4 MiB regions with a large page in the table, hashed:
+                                          tlb_large_hash */
     struct tlb_set set[MMU_COUNT];
 };
 
@@ -73,6 +74,16 @@ void soft_tlb_destroy(struct soft_vcpu *c);
 
 static inline u32 tlb_index(u64 linear) {
     return (u32)(linear >> PAGE_SHIFT) & (TLB_SIZE - 1);
+}
+
+/* Filters: each half of the address space has half of the bits, since kernels use large pages for
+ * themselves, and invalidate small ones of programs. */
+static inline u32 tlb_filter_bit(u64 hash, u64 linear, u32 bits) {
+    return (u32)(hash & (bits / 2 - 1)) | (linear >> 63 ? bits / 2 : 0);
+}
+static inline u32 tlb_large_hash(u64 linear) {
+    u64 region = linear >> 22;
+    return tlb_filter_bit(region ^ region >> 9 ^ region >> 18, linear, TLB_LARGE_BITS);
 }
 
 /* The entry that may hold linear. */

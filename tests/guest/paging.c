@@ -205,6 +205,28 @@ static void accessed_dirty(void) {
     CHECK_EQ(small[0] & D, D);
 }
 
+/* Two large pages that an emulator might not tell apart (their addresses differ by 0x201 times 4
+ * MiB): to invalidate one must not make the other unknown. */
+static void two_large_pages(void) {
+    const u64 far = VA + (0x201ull << 22);
+    volatile u32 *one = (volatile u32 *)(VA + 0x5000), *two = (volatile u32 *)(far + 0x5000);
+    u64 saved = pd[VA >> 21], above = pd[far >> 21];
+    *(volatile u32 *)0x5000 = 21;
+    *(volatile u32 *)0x205000 = 22;
+    pd[VA >> 21] = pd[far >> 21] = 0 | P | W | PS;
+    WRITE_CR(3, READ_CR(3));
+    CHECK_EQ(*one, 21);
+    CHECK_EQ(*two, 21);
+    pd[VA >> 21] = pd[far >> 21] = 0x200000 | P | W | PS;
+    invlpg((u64)one + 0x100000);
+    CHECK_EQ(*one, 22);
+    invlpg((u64)two + 0x100000);
+    CHECK_EQ(*two, 22);
+    pd[VA >> 21] = saved;
+    pd[far >> 21] = above;
+    WRITE_CR(3, READ_CR(3));
+}
+
 static void large_pages(void) {
     u64 saved = pd[VA >> 21], l3 = pdpt[1];
     pd[VA >> 21] = 0 | P | W | PS; /* the first 2 MiB again, with this image in it */
@@ -428,6 +450,7 @@ void guest_main(u64 mb_info) {
     reserved_bits();
     accessed_dirty();
     large_pages();
+    two_large_pages();
     flushes();
     pcids();
     control_registers();
