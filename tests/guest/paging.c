@@ -209,10 +209,10 @@ static void accessed_dirty(void) {
  * MiB): to invalidate one must not make the other unknown. */
 static void two_large_pages(void) {
     const u64 far = VA + (0x201ull << 22);
-    volatile u32 *one = (volatile u32 *)(VA + 0x5000), *two = (volatile u32 *)(far + 0x5000);
+    volatile u32 *one = (volatile u32 *)(VA + 0x5000), *two = (volatile u32 *)(far + 0x16000);
     u64 saved = pd[VA >> 21], above = pd[far >> 21];
-    *(volatile u32 *)0x5000 = 21;
-    *(volatile u32 *)0x205000 = 22;
+    *(volatile u32 *)0x5000 = *(volatile u32 *)0x16000 = 21;
+    *(volatile u32 *)0x205000 = *(volatile u32 *)0x216000 = 22;
     pd[VA >> 21] = pd[far >> 21] = 0 | P | W | PS;
     WRITE_CR(3, READ_CR(3));
     CHECK_EQ(*one, 21);
