@@ -103,9 +103,9 @@ static void bind_others(struct bind *b) {
     b->last = true;
 }
 
-u32 soft_bind(struct soft_vcpu *c, struct soft_block *block, const struct insn *insn, u32 offset,
-              struct uop *uop, bool *last) {
-    struct bind b = {.c = c, .block = block, .insn = insn, .uop = uop, .last = *last};
+u32 soft_bind(struct soft_vcpu *c, const struct insn *insn, u32 offset, struct uop *uop,
+              bool *last) {
+    struct bind b = {.c = c, .insn = insn, .uop = uop, .last = *last};
     u32 count = 1;
     fill(uop, insn, offset);
     if (!offered(c, insn)) {

@@ -214,8 +214,7 @@ static inline void source_fill(struct soft_cache *cache, struct source *src, u32
 }
 
 /* Decodes one instruction; false when the block ends in front of it or because of it. */
-static bool decode_one(struct soft_vcpu *c, struct source *src, struct soft_block *block,
-                       struct decoded *d) {
+static bool decode_one(struct soft_vcpu *c, struct source *src, struct decoded *d) {
     struct soft_cache *cache = c->cache;
     struct insn insn;
     u32 left = src->avail - d->bytes;
@@ -239,16 +238,15 @@ static bool decode_one(struct soft_vcpu *c, struct source *src, struct soft_bloc
         return false;
     }
     bool last = (insn.flags & INSN_ENDS_BLOCK) != 0;
-    d->uops += soft_bind(c, block, &insn, d->bytes, &cache->uop[d->uops], &last);
+    d->uops += soft_bind(c, &insn, d->bytes, &cache->uop[d->uops], &last);
     d->bytes += insn.len;
     d->insns++;
     return !last;
 }
 
-static void decode_run(struct soft_vcpu *c, struct source *src, struct soft_block *block,
-                       struct decoded *d) {
+static void decode_run(struct soft_vcpu *c, struct source *src, struct decoded *d) {
     *d = (struct decoded){0};
-    while (d->insns < src->max && decode_one(c, src, block, d)) {
+    while (d->insns < src->max && decode_one(c, src, d)) {
     }
     if (d->insns > 1) {
         soft_fuse(c->cache->uop, d->uops);
@@ -256,37 +254,26 @@ static void decode_run(struct soft_vcpu *c, struct source *src, struct soft_bloc
     put_plain(c->cache, d, uop_end);
 }
 
-/* Starts a block in the arena; the binder may take more of the arena behind it. */
-static struct soft_block *block_take(struct soft_vcpu *c, u64 gpa, u32 uops) {
+/* Before a block is decoded: room for it and for what the binder takes in front of it. */
+static void block_room(struct soft_vcpu *c) {
+    if (c->cache->limit < c->cache->used + 2 * ARENA_SPARE) {
+        cache_empty(c);
+    }
+}
+
+/* The block of what was decoded; its generations are the caller's to set. */
+static struct soft_block *block_make(struct soft_vcpu *c, u64 gpa, const struct decoded *d) {
     struct soft_cache *cache = c->cache;
-    struct soft_block *b = arena_take(cache, sizeof(*b) + uops * sizeof(struct uop));
+    struct soft_block *b = arena_take(cache, sizeof(*b) + d->uops * sizeof(struct uop));
     memset(b, 0, sizeof(*b));
     b->gpa = gpa;
     b->key = c->mode_key;
     b->generation = b->second_generation = &cache->no_generation;
-    return b;
-}
-
-static struct soft_block *block_begin(struct soft_vcpu *c, u64 gpa) {
-    if (c->cache->limit < c->cache->used + 2 * ARENA_SPARE) {
-        cache_empty(c);
-    }
-    return block_take(c, gpa, BLOCK_UOPS_MAX);
-}
-
-/* The uops are copied into place; what the block did not need of its room is given back when
- * nothing was taken behind it. */
-static void block_finish(struct soft_vcpu *c, struct soft_block *b, const struct decoded *d) {
-    struct soft_cache *cache = c->cache;
     b->count = (u16)d->insns;
     b->bytes = (u16)d->bytes;
     b->uops = (u16)d->uops;
     memcpy(b->uop, cache->uop, d->uops * sizeof(struct uop));
-    u8 *behind = (u8 *)b + ALIGN_UP(sizeof(*b) + BLOCK_UOPS_MAX * sizeof(struct uop), (size_t)16);
-    if (behind == cache->arena + cache->used) {
-        size_t used = (size_t)((u8 *)b - cache->arena) + sizeof(*b) + d->uops * sizeof(struct uop);
-        cache->used = ALIGN_UP(used, (size_t)16);
-    }
+    return b;
 }
 
 const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn) {
@@ -327,17 +314,18 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
     struct decoded d;
     for (u32 tries = 0; tries < DECODE_TRIES; tries++) {
         smc_watch(c, page, at->gpa);
-        b = block_begin(c, at->gpa);
-        b->generation = &page->generation;
-        b->seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
+        block_room(c);
+        u32 seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
         src.host = at->host;
         src.have = 0;
-        decode_run(c, &src, b, &d);
+        decode_run(c, &src, &d);
         *crosses = d.crosses;
         if (d.crosses) {
             return NULL;
         }
-        block_finish(c, b, &d);
+        b = block_make(c, at->gpa, &d);
+        b->generation = &page->generation;
+        b->seen = seen;
         bool watched = smc_mark(page, (u32)(at->gpa & PAGE_MASK), MAX(d.bytes, 1u));
         if (watched && soft_code_same(cache->bytes, at->host, d.bytes)) {
             if (whole) {
@@ -396,24 +384,31 @@ static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at)
     struct place next = {0};
     u32 first = MIN(at->in_page, (u32)INSN_MAX_LEN), second = INSN_MAX_LEN - first;
     struct source src = {.bytes = cache->bytes, .avail = first, .max = 1};
-    struct soft_block *b = block_begin(c, at->gpa);
+    const u32 *generation[] = {&cache->no_generation, &cache->no_generation};
+    u32 seen[2] = {0, 0};
     struct decoded d;
-    watch_part(c, at, &b->generation, &b->seen);
+    block_room(c);
+    watch_part(c, at, &generation[0], &seen[0]);
     read_code(c, at, cache->bytes, first);
     src.page_ends = second && at->in_segment > first;
     src.avail = (u32)MIN(at->in_segment, first);
-    decode_run(c, &src, b, &d);
-    if (d.crosses) {
+    decode_run(c, &src, &d);
+    bool crosses = d.crosses;
+    if (crosses) {
         next_page(c, at, &next); /* may raise #PF */
-        b->crosses = true;
-        b->second_gpa = next.gpa;
-        watch_part(c, &next, &b->second_generation, &b->second_seen);
+        watch_part(c, &next, &generation[1], &seen[1]);
         read_code(c, &next, cache->bytes + first, second);
         src.page_ends = false;
         src.avail = (u32)MIN(at->in_segment, INSN_MAX_LEN);
-        decode_run(c, &src, b, &d);
+        decode_run(c, &src, &d);
     }
-    block_finish(c, b, &d);
+    struct soft_block *b = block_make(c, at->gpa, &d);
+    b->crosses = crosses;
+    b->second_gpa = next.gpa;
+    b->generation = generation[0];
+    b->seen = seen[0];
+    b->second_generation = generation[1];
+    b->second_seen = seen[1];
     if (at->host && (!b->crosses || next.host) && at->in_segment >= INSN_MAX_LEN) {
         hash_add(cache, b);
     }
@@ -437,9 +432,8 @@ struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *byt
     size_t arena_used = cache->used;
     cache->arena = room; /* what the binder takes lies there, too */
     cache->used = *used;
-    struct soft_block *b = block_take(c, gpa, SINGLE_UOPS * count);
-    decode_run(c, &src, b, &d);
-    block_finish(c, b, &d);
+    decode_run(c, &src, &d);
+    struct soft_block *b = block_make(c, gpa, &d);
     *used = cache->used;
     cache->arena = arena;
     cache->used = arena_used;

@@ -109,13 +109,13 @@ static inline u32 soft_place_hash(u64 gpa, u64 key) {
     return (u32)((gpa ^ key << 44) * 0x9e3779b97f4a7c15ull >> 32);
 }
 
-/* A copy that lives as long as the block being built. */
+/* A copy that lives as long as the block being built, in front of which it lies. */
 const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn);
 
 /* bind.c: fills uop[0] (and uop[1] when an address micro-op comes first) for the instruction at
  * offset from the block's start; returns how many. last: the block ends here. */
-u32 soft_bind(struct soft_vcpu *c, struct soft_block *block, const struct insn *insn, u32 offset,
-              struct uop *uop, bool *last);
+u32 soft_bind(struct soft_vcpu *c, const struct insn *insn, u32 offset, struct uop *uop,
+              bool *last);
 /* Joins neighbours that often come together (comparison and jump). */
 void soft_fuse(struct uop *uop, u32 count);
 

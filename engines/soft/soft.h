@@ -367,7 +367,6 @@ void soft_tlb_cr3(struct soft_vcpu *c, u64 cr3, bool keep); /* after MOV CR3: ke
 
 struct bind {
     struct soft_vcpu *c;
-    struct soft_block *block;
     const struct insn *insn;
     struct uop *uop; /* address fields, len, offset, insn are filled already */
     bool last;       /* set by the family: the block ends after this one */
