@@ -219,8 +219,8 @@ static void two_large_pages(void) {
     CHECK_EQ(*two, 21);
     pd[VA >> 21] = pd[far >> 21] = 0x200000 | P | W | PS;
     invlpg((u64)one + 0x100000);
-    CHECK_EQ(*one, 22);
     invlpg((u64)two + 0x100000);
+    CHECK_EQ(*one, 22);
     CHECK_EQ(*two, 22);
     pd[VA >> 21] = saved;
     pd[far >> 21] = above;
