@@ -8,8 +8,6 @@
 #include "engines/soft/engine.h"
 #include "engines/soft/verify.h"
 
-#define FILL_LARGE (PHYS_2M | PHYS_1G)
-
 static u32 slot_of(u64 linear) {
     return (u32)linear >> PAGE_SHIFT;
 }
@@ -133,7 +131,7 @@ static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
 static void list_add(struct soft_look *look, u32 set, u64 linear, u64 phys) {
     struct look_fill *f = &look->fill[look->fills];
     u32 *head = head_of(look, phys & ~PAGE_MASK);
-    *f = (struct look_fill){.linear = linear | (phys & (PHYS_GLOBAL | FILL_LARGE)),
+    *f = (struct look_fill){.linear = linear | (phys & (PHYS_GLOBAL | PHYS_LARGE)),
                             .gpa = phys & ~PAGE_MASK,
                             .next_in_set = look->set_head[set],
                             .next_in_page = *head,
@@ -155,7 +153,7 @@ bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, 
     }
     touch(look, n, slot);
     bool same = (set->read[slot] | set->write[slot]) == tag_of(page) &&
-                set->addend[slot] == e->addend && !(phys & FILL_LARGE);
+                set->addend[slot] == e->addend && !(phys & PHYS_LARGE);
     if (!same) {
         list_add(look, n, page, phys);
     }
@@ -201,11 +199,11 @@ static bool drop_large(struct soft_look *look, u32 n, u64 linear) {
     bool others = false;
     for (u32 at = look->set_head[n]; at; at = look->fill[at - 1].next_in_set) {
         u64 page = look->fill[at - 1].linear;
-        u32 shift = page & PHYS_1G ? 30 : page & PHYS_2M ? 22 : 0;
+        u32 shift = tlb_large_shift(page);
         if (shift && !((page ^ linear) >> shift)) {
             slot_clear(look->set[n], page);
         } else {
-            others |= shift && tlb_large_hash(page) == tlb_large_hash(linear);
+            others |= shift && tlb_large_like(page, shift, linear);
         }
     }
     return others;

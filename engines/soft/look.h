@@ -41,7 +41,7 @@ struct look_set {
 };
 
 struct look_fill {
-    u64 linear;                    /* page | PHYS_GLOBAL, PHYS_2M, PHYS_1G */
+    u64 linear;                    /* page | PHYS_GLOBAL, PHYS_LARGE */
     u64 gpa;                       /* page */
     u32 next_in_set, next_in_page; /* index + 1 */
     u32 set;

@@ -168,8 +168,10 @@ static void note_large(struct tlb_context *ctx, u64 linear, u8 shift) {
     if (shift == 30) {
         ctx->huge |= huge_bit(linear);
     } else if (shift > PAGE_SHIFT) {
-        u32 h = tlb_large_hash(linear);
-        ctx->large[h / 64] |= BIT(h % 64);
+        for (u64 piece = 0; piece < BIT(shift); piece += BIT(21)) {
+            u32 h = tlb_large_hash(linear ^ piece);
+            ctx->large[h / 64] |= BIT(h % 64);
+        }
     }
 }
 
@@ -178,7 +180,10 @@ static u64 phys_of(const struct soft_vcpu *c, const struct walk_result *w, u64 *
                    u64 linear) {
     u64 page = w->gpa & ~PAGE_MASK;
     u64 phys = page | (w->global ? PHYS_GLOBAL : 0);
-    phys |= w->page_shift == 30 ? PHYS_1G : w->page_shift > PAGE_SHIFT ? PHYS_2M : 0;
+    phys |= w->page_shift == 21   ? PHYS_2M
+            : w->page_shift == 22 ? PHYS_4M
+            : w->page_shift == 30 ? PHYS_1G
+                                  : 0;
     const struct ram_slot *slot = ram_find(c->vm->ram, page);
     *addend = 0;
     if (!slot) {
@@ -283,7 +288,7 @@ static bool context_drop_large(struct tlb_context *ctx, u64 linear) {
     for (u32 m = 0; m < MMU_COUNT; m++) {
         struct tlb_set *set = &ctx->set[m];
         for (u32 i = 0; i < TLB_SIZE; i++) {
-            u32 shift = set->phys[i] & PHYS_1G ? 30 : set->phys[i] & PHYS_2M ? 22 : 0;
+            u32 shift = tlb_large_shift(set->phys[i]);
             u64 tag = MIN(MIN(set->e[i].read, set->e[i].write), set->e[i].exec);
             if (!shift || tag == TLB_NONE) {
                 continue;
@@ -291,7 +296,7 @@ static bool context_drop_large(struct tlb_context *ctx, u64 linear) {
             if (!((tag ^ linear) >> shift)) {
                 entry_clear(&set->e[i]);
             } else {
-                others |= tlb_large_hash(tag) == tlb_large_hash(linear);
+                others |= tlb_large_like(tag, shift, linear);
             }
         }
     }

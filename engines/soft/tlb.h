@@ -32,8 +32,10 @@ _Static_assert(sizeof(struct tlb_entry) == 32, "tlb_slot shifts by 5");
 #define PHYS_GLOBAL BIT(0)
 #define PHYS_MMIO   BIT(1) /* not RAM; addend means nothing */
 #define PHYS_ROM    BIT(2) /* writes vanish */
-#define PHYS_2M     BIT(3) /* part of a 2 or 4 MiB page */
-#define PHYS_1G     BIT(4)
+#define PHYS_2M     BIT(3) /* part of a 2 MiB page, */
+#define PHYS_4M     BIT(4) /* a 4 MiB page, */
+#define PHYS_1G     BIT(5) /* a 1 GiB page */
+#define PHYS_LARGE  (PHYS_2M | PHYS_4M | PHYS_1G)
 
 struct tlb_set {
     struct tlb_entry e[TLB_SIZE];
@@ -49,8 +51,8 @@ struct tlb_context {
     u64 generation; /* part of jump_key: changes when a translation for fetches is forgotten */
     u64 huge;       /* 1 GiB regions with such a page in the table, hashed */
     u64 fetched[TLB_FILTER_BITS / 64]; /* pages fetched from since generation, hashed */
-    u64 large[TLB_LARGE_BITS / 64];    /* 4 MiB regions with a large page in the table, hashed:
-                                          tlb_large_hash */
+    u64 large[TLB_LARGE_BITS / 64]; /* 2 MiB regions with such a page, or part of a 4 MiB page, in
+                                       the table, hashed: tlb_large_hash */
     struct tlb_set set[MMU_COUNT];
 };
 
@@ -82,8 +84,17 @@ static inline u32 tlb_filter_bit(u64 hash, u64 linear, u32 bits) {
     return (u32)(hash & (bits / 2 - 1)) | (linear >> 63 ? bits / 2 : 0);
 }
 static inline u32 tlb_large_hash(u64 linear) {
-    u64 region = linear >> 22;
+    u64 region = linear >> 21;
     return tlb_filter_bit(region ^ region >> 9 ^ region >> 18, linear, TLB_LARGE_BITS);
+}
+/* Of PHYS_*: log2 of the large page's size, 0: it is none. */
+static inline u32 tlb_large_shift(u64 phys) {
+    return phys & PHYS_2M ? 21 : phys & PHYS_4M ? 22 : phys & PHYS_1G ? 30 : 0;
+}
+/* Might the large page around `page` have linear's bit in the filter? */
+static inline bool tlb_large_like(u64 page, u32 shift, u64 linear) {
+    u32 h = tlb_large_hash(linear);
+    return tlb_large_hash(page) == h || (shift == 22 && tlb_large_hash(page ^ BIT(21)) == h);
 }
 
 /* The entry that may hold linear. */

@@ -205,10 +205,10 @@ static void accessed_dirty(void) {
     CHECK_EQ(small[0] & D, D);
 }
 
-/* Two large pages that an emulator might not tell apart (their addresses differ by 0x201 times 4
+/* Two large pages that an emulator might not tell apart (their addresses differ by 0x201 times 2
  * MiB): to invalidate one must not make the other unknown. */
 static void two_large_pages(void) {
-    const u64 far = VA + (0x201ull << 22);
+    const u64 far = VA + (0x201ull << 21);
     volatile u32 *one = (volatile u32 *)(VA + 0x5000), *two = (volatile u32 *)(far + 0x16000);
     u64 saved = pd[VA >> 21], above = pd[far >> 21];
     *(volatile u32 *)0x5000 = *(volatile u32 *)0x16000 = 21;
