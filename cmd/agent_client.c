@@ -171,10 +171,6 @@ static void output(struct loop *l) {
     }
 }
 
-static void conn_event(struct loop *l) {
-    l->hung_up = conn_read(l->conn, l->s) < 0;
-}
-
 static void conn_send(struct loop *l) {
     ssize_t n = send(l->conn, l->s->out, l->s->out_len, MSG_NOSIGNAL);
     if (n > 0) {
@@ -206,7 +202,7 @@ static void input(struct loop *l) {
 }
 
 static void window_size(u32 *rows, u32 *cols) {
-    struct winsize w = {.ws_row = 24, .ws_col = 80};
+    struct winsize w;
     if (ioctl(STDIN_FILENO, TIOCGWINSZ, &w) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &w)) {
         w = (struct winsize){.ws_row = 24, .ws_col = 80};
     }
@@ -285,7 +281,7 @@ static void step(struct loop *l) {
         return;
     }
     if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) {
-        conn_event(l);
+        l->hung_up = conn_read(l->conn, l->s) < 0;
     }
     if (p[1].revents) {
         output(l);

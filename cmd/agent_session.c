@@ -6,8 +6,6 @@
 
 enum { GREETING_MAX = 32 };
 
-static const char magic[4] = {'S', 'X', 'A', 'G'};
-
 static u32 get16(const u8 *p) {
     return p[0] | (u32)p[1] << 8;
 }
@@ -77,8 +75,9 @@ int agent_session_exec(struct agent_session *s, const struct agent_command *c, s
         fits = text_put(&p, end, c->env[i]);
     }
     if (!fits) {
-        return ERR_SET(err, ERR_RANGE, "the command and its variables are longer than %d bytes",
-                       AGENT_PAYLOAD_MAX);
+        return ERR_SET(err, ERR_RANGE,
+                       "the command and its variables are longer than %d bytes, or more than %d",
+                       AGENT_PAYLOAD_MAX, AGENT_ARGS_MAX);
     }
     frame_begin(s, AGENT_EXEC, (size_t)(p - data));
     s->state = AGENT_STATE_ASKED;
@@ -176,12 +175,12 @@ static int take_greeting(struct agent_session *s, struct err *err) {
 }
 
 static int take_hello(struct agent_session *s, const u8 *data, size_t len, struct err *err) {
-    if (len < AGENT_HELLO_SIZE || memcmp(data, magic, sizeof(magic)) != 0 || !get16(data + 4)) {
+    if (len < AGENT_HELLO_SIZE || memcmp(data, AGENT_MAGIC, 4) != 0 || !get16(data + 4)) {
         return malformed(err);
     }
     u8 *p = frame_begin(s, AGENT_HELLO, AGENT_HELLO_SIZE);
     if (p) {
-        memcpy(p, magic, sizeof(magic));
+        memcpy(p, AGENT_MAGIC, 4);
         put32(p + 4, AGENT_VERSION);
     }
     s->state = AGENT_STATE_GREETED;

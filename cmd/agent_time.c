@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Tells the agent in a restored guest what time it is, as `sosia exec --set-time` does. A guest
- * without an agent refuses the connection, which is the end of it. What the guest sends is checked
- * by agent_session.c; all runs on the event thread, a few steps at a time, for TRY_NS at most.
+ * without an agent refuses the connection: after TRIES of that, or TRY_NS without an answer, it is
+ * left alone. What the guest sends is checked by agent_session.c; all runs on the event thread, a
+ * few steps at a time.
  */
 #include "cmd/agent_time.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -55,10 +57,10 @@ static void try_later(struct agent_time *t) {
 static void done(struct agent_time *t) {
     const struct agent_session *s = &t->s;
     struct host *host = linux_host_host(t->lh);
+    char text[64 + sizeof(s->text)];
     host->ops->timer_cancel(host, t->timer);
-    linux_log_note(s->error ? LOG_WARN : LOG_INFO, s->error
-                                                       ? "the agent cannot set the guest's clock"
-                                                       : "the guest's clock is set");
+    snprintf(text, sizeof(text), "the agent cannot set the guest's clock: %s", s->text);
+    linux_log_note(s->error ? LOG_WARN : LOG_INFO, s->error ? text : "the guest's clock is set");
     t->tries = TRIES;
     hang_up(t);
 }

@@ -16,13 +16,18 @@
 #include "cmd/cmd.h"
 #include "cmd/terminal.h"
 
-enum { MAX_SECONDS = 1000000 };
+enum { MAX_SECONDS = 1000000, ENV_MAX = AGENT_ARGS_MAX - 1 /* beside TERM */ };
 
-/* "SECONDS" to milliseconds; -2: it is none. */
-static int seconds_parse(const char *text) {
+/* "SECONDS" to milliseconds; false, with a message: it is none. */
+static bool seconds_parse(const char *option, const char *text, int *ms) {
     char *end;
     double s = strtod(text, &end);
-    return *end || end == text || !(s >= 0 && s <= MAX_SECONDS) ? -2 : (int)(s * 1000);
+    if (*end || end == text || !(s >= 0 && s <= MAX_SECONDS)) {
+        complain("exec: %s %s: not a number of seconds up to %d", option, text, MAX_SECONDS);
+        return false;
+    }
+    *ms = (int)(s * 1000);
+    return true;
 }
 
 static const char exec_help[] =
@@ -46,7 +51,20 @@ static int exec_usage(bool asked) {
     return asked ? 0 : EXEC_FAILED;
 }
 
-/* 0, or false with a message: the value is none. */
+static bool env_add(struct agent_command *c, char *variable) {
+    if (!strchr(variable, '=') || *variable == '=') {
+        complain("exec: --env %s: not NAME=VALUE", variable);
+        return false;
+    }
+    if (c->envc == ENV_MAX) {
+        complain("exec: --env: more than %d", ENV_MAX);
+        return false;
+    }
+    c->env[c->envc++] = variable;
+    return true;
+}
+
+/* False, with a message (of getopt's for '?'): the value is none. */
 static bool exec_option(struct agent_exec *e, int id) {
     struct agent_command *c = &e->command;
     switch (id) {
@@ -55,26 +73,22 @@ static bool exec_option(struct agent_exec *e, int id) {
         return true;
     case 'E':
         e->escape = escape_parse(optarg);
+        if (e->escape == ESCAPE_BAD) {
+            complain("exec: --escape %s: not ^X, one character, or none", optarg);
+        }
         return e->escape != ESCAPE_BAD;
     case 'u':
         c->user = optarg;
         return true;
     case 'e':
-        if (c->envc == AGENT_ARGS_MAX || !strchr(optarg, '=') || *optarg == '=') {
-            complain("exec: --env %s: not NAME=VALUE", optarg);
-            return false;
-        }
-        c->env[c->envc++] = optarg;
-        return true;
+        return env_add(c, optarg);
     case 'w':
         c->dir = optarg;
         return true;
     case 'T':
-        e->timeout_ms = seconds_parse(optarg);
-        return e->timeout_ms != -2;
+        return seconds_parse("--timeout", optarg, &e->timeout_ms);
     case 'W':
-        e->wait_ms = seconds_parse(optarg);
-        return e->wait_ms != -2;
+        return seconds_parse("--wait", optarg, &e->wait_ms);
     case 's':
         e->set_time = true;
         return true;
@@ -125,21 +139,22 @@ int cmd_exec(int argc, char **argv) {
                            .out = STDOUT_FILENO,
                            .error = STDERR_FILENO};
     static char term[64];
-    e.command.env = calloc(AGENT_ARGS_MAX, sizeof(char *));
-    if (!e.command.env) {
+    char **env = calloc(1 + ENV_MAX, sizeof(*env));
+    if (!env) {
         complain("exec: out of memory");
         return EXEC_FAILED;
     }
     const char *here = getenv("TERM");
     snprintf(term, sizeof(term), "TERM=%s", here ? here : "dumb");
-    e.command.env[e.command.envc++] = term;
+    env[0] = term; /* with a terminal only; what --env says comes later and wins */
+    e.command.env = env + 1;
     int status = exec_parse(&e, argc, argv);
-    if (!e.command.tty) { /* the first may be taken away without a terminal */
-        e.command.env++;
-        e.command.envc--;
+    if (e.command.tty) {
+        e.command.env--;
+        e.command.envc++;
     }
     status = status ? status - 1 : agent_run("exec", &e);
-    free(e.command.tty ? e.command.env : e.command.env - 1);
+    free(env);
     return status;
 }
 
@@ -186,8 +201,14 @@ static int copy_in(const char *from, const char *machine, const char *to) {
     char mode[8];
     struct stat st;
     int fd = open(from, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) || S_ISDIR(st.st_mode)) {
-        complain("cp: %s: %s", from, fd < 0 ? strerror(errno) : "is a folder");
+    const char *why = fd < 0 || fstat(fd, &st) ? strerror(errno)
+                      : S_ISDIR(st.st_mode)    ? "is a folder"
+                                               : NULL;
+    if (why) {
+        complain("cp: %s: %s", from, why);
+        if (fd >= 0) {
+            close(fd);
+        }
         return EXEC_FAILED;
     }
     snprintf(mode, sizeof(mode), "%o", st.st_mode & 0777);
@@ -208,15 +229,19 @@ static int copy_in(const char *from, const char *machine, const char *to) {
 static int copy_out(const char *machine, const char *from, const char *to) {
     char name[4096], part[4200];
     struct stat st;
-    if (!stat(to, &st) && S_ISDIR(st.st_mode)) {
-        to = joined(name, sizeof(name), to, from) ? "" : name;
+    bool folder = !stat(to, &st) && S_ISDIR(st.st_mode);
+    if (folder && joined(name, sizeof(name), to, from)) {
+        complain("cp: %s: the name is too long", to);
+        return EXEC_FAILED;
     }
+    to = folder ? name : to;
     int len = snprintf(part, sizeof(part), "%s.part", to);
+    errno = *to ? ENAMETOOLONG : ENOENT;
     int fd = *to && len < (int)sizeof(part)
                  ? open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666)
                  : -1;
     if (fd < 0) {
-        complain("cp: %s: %s", part, *to ? strerror(errno) : "the name is too long");
+        complain("cp: %.200s: %s", to, strerror(errno));
         return EXEC_FAILED;
     }
     char *argv[] = {(char *)(uintptr_t) "cat", (char *)(uintptr_t) "--", (char *)(uintptr_t)from};

@@ -556,7 +556,7 @@ static void output_read(struct session *s, int *fd, enum agent_type type) {
         }
         *fd = -1;
     }
-    if (s->ended && (n < 0 || ++s->reads == LAST_READS)) {
+    if (s->ended && (n < 0 || ++s->reads >= LAST_READS)) {
         *fd = -1; /* what is still open belongs to processes that it left behind */
     }
 }
@@ -641,7 +641,7 @@ static void hang_up(struct session *s) {
 
 static void serve(int conn) {
     static struct session s;
-    static const uint8_t hello[AGENT_HELLO_SIZE] = {'S', 'X', 'A', 'G', AGENT_VERSION};
+    uint8_t hello[AGENT_HELLO_SIZE] = AGENT_MAGIC;
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
@@ -651,6 +651,7 @@ static void serve(int conn) {
         .conn = conn, .to = -1, .from = -1, .from_err = -1, .window = AGENT_WINDOW};
     s.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     fcntl(conn, F_SETFL, O_NONBLOCK);
+    put32(hello + 4, AGENT_VERSION);
     send_frame(&s, AGENT_HELLO, hello, sizeof(hello));
     while (s.signals >= 0 && step(&s)) {
     }
