@@ -264,10 +264,11 @@ static int time_left(const struct loop *l) {
 static void step(struct loop *l) {
     struct agent_session *s = l->s;
     int to = s->pending_error ? l->e->error : l->e->out;
-    bool wants = l->e->in >= 0 && !l->in_end && agent_session_input_room(s) > 0;
     if (s->out_len) {
         conn_send(l);
     }
+    /* asked now: what has just left may have made room */
+    bool wants = l->e->in >= 0 && !l->in_end && agent_session_input_room(s) > 0;
     /* while output waits for its taker the guest has to wait, too */
     short events = (short)((s->pending_len ? 0 : POLLIN) | (s->out_len ? POLLOUT : 0));
     struct pollfd p[4] = {

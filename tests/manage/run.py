@@ -462,8 +462,10 @@ def case_exec_terminal(_tmp):
     name = start("--name", "term", "--agent")
     in_guest(name, "--wait", str(LIMIT), "true")
     t = Attached(name, command=["sosia", "exec", name, "-t", "--env", "PS1=$ ", "sh"])
-    t.read(b"$ ")
+    t.read(b"$ \x1b[6n")  # where is the cursor?
     fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    # alone: keys must be taken after it, though the guest has nothing to say to it
+    wait_for("the new size", lambda: in_guest(name, "sh", "-c", "stty size </dev/pts/0") == b"33 77\n")
     t.write(b"tty; stty size; stty size | tr 37 48; echo $((40+2))-end\n")
     t.read(b"/dev/pts/")
     t.read(b"33 77")
