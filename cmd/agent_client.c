@@ -44,9 +44,7 @@ struct loop {
 };
 
 static u64 now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (u64)t.tv_sec * 1000 + (u64)t.tv_nsec / 1000000;
+    return linux_now_ns() / 1000000;
 }
 
 static void leave(struct loop *l, int status) {

@@ -8,11 +8,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cmd/control.h"
 #include "cmd/registry.h"
+#include "hosts/linux/linux.h"
 
 enum { ANSWER_MAX = 64 << 20 };
 
@@ -100,9 +100,7 @@ static int send_all(int fd, const char *text, size_t len, const int *fds, u32 fd
 }
 
 static u64 now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (u64)t.tv_sec * 1000 + (u64)t.tv_nsec / 1000000;
+    return linux_now_ns() / 1000000;
 }
 
 static int buf_grow(struct control_client *c) {

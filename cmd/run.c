@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cmd/detach.h"
@@ -136,12 +135,6 @@ static struct vm_stop run_result(struct run *r) {
     return stop;
 }
 
-static u64 now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 int run_to_end(machine_options_fn options, int argc, char **argv) {
     struct err err = {0};
     struct run *r = calloc(1, sizeof(*r));
@@ -151,7 +144,7 @@ int run_to_end(machine_options_fn options, int argc, char **argv) {
     }
     r->signal_fd = -1;
     r->m.argv = argv;
-    r->m.main_ns = now_ns();
+    r->m.main_ns = linux_now_ns();
     int rc = options(&r->m, argc, argv, &err);
     if (rc == 1) {
         run_options_free(&r->m.o);

@@ -61,12 +61,6 @@ static int stop(struct control_client *c, struct err *err) {
     return control_ask(c, json_pack("{s:s}", "request", "kill"), NULL, 0, -1, NULL, err);
 }
 
-static u64 now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 /* Paths as the machine would find them from anywhere. */
 static int absolute(const char *path, char *out, size_t size, struct err *err) {
     char cwd[SNAPSHOT_PATH_MAX];
@@ -81,7 +75,7 @@ static int take(const struct request *q, struct err *err) {
     struct control_client *c;
     json_t *reply = NULL;
     char path[SNAPSHOT_PATH_MAX - 16];
-    u64 begin = now_ns();
+    u64 begin = linux_now_ns();
     int rc = absolute(q->arg[1], path, sizeof(path), err);
     rc = rc ? rc : control_connect(q->arg[0], &c, err);
     if (rc) {
@@ -98,7 +92,7 @@ static int take(const struct request *q, struct err *err) {
                json_is_true(json_object_get(reply, "incremental")) ? "incremental" : "full",
                (double)json_integer_value(json_object_get(reply, "memory")) / (double)MIB,
                json_real_value(json_object_get(reply, "milliseconds")),
-               (double)(now_ns() - begin) / 1e6);
+               (double)(linux_now_ns() - begin) / 1e6);
         rc = q->stop ? stop(c, err) : 0;
     }
     json_decref(reply);

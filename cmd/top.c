@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cmd/cmd.h"
@@ -81,7 +80,6 @@ static void sample_fill(struct sample *s, const json_t *stats) {
 static int sample_one(void *ctx, const char *name, long pid) {
     struct samples *all = ctx;
     struct control_client *c;
-    struct timespec now;
     json_t *reply = NULL;
     if (all->count == TOP_MAX) {
         return 1;
@@ -94,8 +92,7 @@ static int sample_one(void *ctx, const char *name, long pid) {
                     ANSWER_MS, &reply, NULL);
         control_close(c);
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    s->at = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    s->at = (double)linux_now_ns() / 1e9;
     if (reply) {
         sample_fill(s, json_object_get(reply, "stats"));
         json_decref(reply);

@@ -20,9 +20,13 @@ static u64 clock_ns(clockid_t clock) {
     return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
 }
 
+u64 linux_now_ns(void) {
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
 u64 linux_now(struct host *host) {
     (void)host;
-    return clock_ns(CLOCK_MONOTONIC);
+    return linux_now_ns();
 }
 
 u64 linux_wall(struct host *host) {
@@ -74,7 +78,7 @@ static void clock_pair(u64 *ns, u64 *tsc) {
     u64 best = UINT64_MAX;
     for (int i = 0; i < CALIBRATE_TRIES; i++) {
         u64 before = __builtin_ia32_rdtsc();
-        u64 t = clock_ns(CLOCK_MONOTONIC);
+        u64 t = linux_now_ns();
         u64 after = __builtin_ia32_rdtsc();
         if (after - before < best) {
             best = after - before;
@@ -88,7 +92,7 @@ static void clock_pair(u64 *ns, u64 *tsc) {
 static u64 tsc_hz_measure(void) {
     u64 t0 = 0, c0 = 0, t1 = 0, c1 = 0;
     clock_pair(&t0, &c0);
-    while (clock_ns(CLOCK_MONOTONIC) - t0 < CALIBRATE_NS) {
+    while (linux_now_ns() - t0 < CALIBRATE_NS) {
         __builtin_ia32_pause();
     }
     clock_pair(&t1, &c1);

@@ -66,6 +66,9 @@ void linux_post_forget(struct linux_host *lh, const void *ctx);
 
 /* --- clock ------------------------------------------------------------------------------------ */
 
+/* What host_now says (CLOCK_MONOTONIC), for those without a host. */
+u64 linux_now_ns(void);
+
 /* Measuring the frequency of the TSC takes milliseconds. Where it was known before (a saved
  * machine), confirm takes it over when half a millisecond or more since begin agrees with it. */
 struct linux_tsc_mark {
