@@ -38,10 +38,6 @@ struct restore {
 /* --- memory ------------------------------------------------------------------------------------
  */
 
-static bool page_in(const u8 *pages, u64 page) {
-    return pages[page / 8] >> page % 8 & 1;
-}
-
 /* Pages [first, first + count) of an incremental file over what is mapped. */
 static int run_map(struct restore *r, int fd, u64 first, u64 count) {
     u8 *at = r->ram.hva + first * PAGE_SIZE;
@@ -58,7 +54,7 @@ static int pages_map(struct restore *r, const struct snap_file *f, int fd) {
     u64 total = f->info.memory / PAGE_SIZE;
     int rc = 0;
     for (u64 page = 0, n = 0; !rc && page < total; page += n + 1) {
-        for (n = 0; page + n < total && page_in(f->pages, page + n); n++) {
+        for (n = 0; page + n < total && snap_page_in(f->pages, page + n); n++) {
         }
         rc = n ? run_map(r, fd, page, n) : 0;
     }

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cmd/snap_mem.h"
+
 #define TAG_INFO SNAP_TAG('I', 'N', 'F', 'O')
 #define TAG_CONF SNAP_TAG('C', 'O', 'N', 'F')
 #define TAG_DISK SNAP_TAG('D', 'I', 'S', 'K')
@@ -172,20 +174,6 @@ int snap_file_parse(const char *name, u8 *buf, size_t size, struct snap_file *ou
     return parse(name, buf, size, true, out, err);
 }
 
-static int read_all(int fd, u8 *buf, size_t size) {
-    for (size_t at = 0; at < size;) {
-        ssize_t n = pread(fd, buf + at, size - at, (off_t)at);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return n ? -errno : -EIO;
-        }
-        at += (size_t)n;
-    }
-    return 0;
-}
-
 static int file_read(const char *name, int fd, bool sealed, struct snap_file *out,
                      struct err *err) {
     struct stat st;
@@ -200,8 +188,8 @@ static int file_read(const char *name, int fd, bool sealed, struct snap_file *ou
     if (!buf) {
         return ERR_SET(err, ERR_NOMEM, "%s: out of memory", name);
     }
-    int rc = read_all(fd, buf, size);
-    rc = rc ? ERR_SET(err, ERR_IO, "%s: %s", name, strerror(-rc))
+    int rc = snap_read_at(fd, buf, size, 0);
+    rc = rc ? ERR_SET(err, ERR_IO, "%s: %s", name, strerror(errno))
             : parse(name, buf, size, sealed, out, err);
     if (rc) {
         free(buf);

@@ -105,8 +105,12 @@ static inline u64 snap_chunks(u64 memory) {
     return (memory + SNAP_CHUNK - 1) / SNAP_CHUNK;
 }
 
+/* A bitmap with a bit for each page: its bytes, and one of its bits. */
 static inline size_t snap_page_bytes(u64 memory) {
     return (size_t)((memory / PAGE_SIZE + 63) / 64 * 8);
+}
+static inline bool snap_page_in(const u8 *pages, u64 page) {
+    return pages[page / 8] >> page % 8 & 1;
 }
 
 #endif

@@ -23,6 +23,9 @@ enum {
 
 #define PAGEMAP_PRESENT (BIT(63) | BIT(62)) /* or swapped out */
 
+/* --- bytes of files ----------------------------------------------------------------------------
+ */
+
 int snap_read_at(int fd, void *buf, size_t size, u64 at) {
     for (u8 *p = buf; size;) {
         ssize_t n = pread(fd, p, size, (off_t)at);
@@ -30,6 +33,7 @@ int snap_read_at(int fd, void *buf, size_t size, u64 at) {
             continue;
         }
         if (n <= 0) {
+            errno = n ? errno : EIO;
             return -ERR_IO;
         }
         p += n;
@@ -54,6 +58,11 @@ int snap_write_at(int fd, const void *buf, size_t size, u64 at) {
         size -= (size_t)n;
     }
     return 0;
+}
+
+int snap_write_error(const char *name, int rc, struct err *err) {
+    return rc == -ERR_NOSPACE ? ERR_SET(err, ERR_NOSPACE, "%s: the file system is full", name)
+                              : ERR_SET(err, ERR_IO, "%s: cannot be written", name);
 }
 
 /* --- pages of a chunk --------------------------------------------------------------------------
@@ -156,7 +165,7 @@ static void *crew_member(void *ctx) {
     struct crew *crew = ctx;
     u8 *room = crew->room ? malloc(crew->room) : NULL;
     if (crew->room && !room) {
-        crew_result(crew, -ERR_IO);
+        crew_result(crew, -ERR_NOMEM);
     }
     while (!__atomic_load_n(&crew->result, __ATOMIC_RELAXED)) {
         u64 chunk = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
@@ -285,9 +294,7 @@ int snap_mem_write(struct snap_mem_write *w, struct err *err) {
     }
     int rc = crew_run(&crew);
     free(data);
-    return !rc                  ? 0
-           : rc == -ERR_NOSPACE ? ERR_SET(err, ERR_NOSPACE, "%s: the file system is full", w->name)
-                                : ERR_SET(err, ERR_IO, "%s: cannot be written", w->name);
+    return rc ? snap_write_error(w->name, rc, err) : 0;
 }
 
 /* --- reading -----------------------------------------------------------------------------------
@@ -365,12 +372,18 @@ static int read_all(const char *path, struct checker *ck, struct err *err) {
         .one = check_chunk, .ctx = ck, .count = ck->f->sum_count, .room = SNAP_CHUNK};
     u64 *data = ck->f->pages ? NULL : file_pages(ck->fd, ck->f->info.memory);
     ck->pages = ck->f->pages ? (const void *)ck->f->pages : data;
-    int rc = ck->pages ? crew_run(&crew) : -ERR_IO;
+    int rc = ck->pages ? crew_run(&crew) : -ERR_NOMEM;
     free(data);
-    return !rc ? 0
-           : rc == -ERR_FORMAT
-               ? ERR_SET(err, ERR_FORMAT, "%s: damaged: a checksum of the memory is wrong", path)
-               : ERR_SET(err, ERR_IO, "%s: cannot be read", path);
+    switch (rc) {
+    case 0:
+        return 0;
+    case -ERR_FORMAT:
+        return ERR_SET(err, ERR_FORMAT, "%s: damaged: a checksum of the memory is wrong", path);
+    case -ERR_NOMEM:
+        return ERR_SET(err, ERR_NOMEM, "%s: out of memory", path);
+    default:
+        return ERR_SET(err, ERR_IO, "%s: cannot be read", path);
+    }
 }
 
 int snap_mem_sum(const char *path, int fd, const struct snap_file *f, u8 *sums, struct err *err) {

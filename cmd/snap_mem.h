@@ -34,14 +34,17 @@ int snap_mem_open(const char *path, const struct snap_file *f, u64 vmgenid, stru
 int snap_mem_fd_check(const char *path, int fd, const struct snap_file *f, u64 vmgenid,
                       struct err *err);
 
-/* Reads all of it: the checksums into sums, SHA256_SIZE for each chunk. 0 or -ERR_IO. */
+/* Reads all of it: the checksums into sums, SHA256_SIZE for each chunk. 0, -ERR_IO or
+ * -ERR_NOMEM. */
 int snap_mem_sum(const char *path, int fd, const struct snap_file *f, u8 *sums, struct err *err);
-/* Reads all of it and compares the checksums: 0, -ERR_FORMAT or -ERR_IO. */
+/* Reads all of it and compares the checksums: 0, -ERR_FORMAT, -ERR_IO or -ERR_NOMEM. */
 int snap_mem_check(const char *path, int fd, const struct snap_file *f, struct err *err);
 
-/* The bytes of [at, at + size) of an open file or -ERR_IO. */
+/* The bytes of [at, at + size) of an open file: 0, or -ERR_IO with errno. */
 int snap_read_at(int fd, void *buf, size_t size, u64 at);
 /* 0, -ERR_NOSPACE or -ERR_IO. */
 int snap_write_at(int fd, const void *buf, size_t size, u64 at);
+/* err for what it returned: that code. name: of the file */
+int snap_write_error(const char *name, int rc, struct err *err);
 
 #endif

@@ -50,7 +50,7 @@ static int memory_merge(const struct snap_file f[2], const int fd[2], int out, u
     ram.hva = p;
     int rc = 0;
     for (u64 page = 0; !rc && page < size / PAGE_SIZE; page++) {
-        if (f[1].pages[page / 8] >> page % 8 & 1) {
+        if (snap_page_in(f[1].pages, page)) {
             rc = snap_read_at(fd[1], ram.hva + page * PAGE_SIZE, PAGE_SIZE, page * PAGE_SIZE);
         }
     }
@@ -80,8 +80,9 @@ static int state_merge(const struct snap_file *f, const u8 *sums, int out, struc
                                    .machine_size = f->machine.len - f->machine.pos};
         rc = snap_file_build(&parts, &buf, &size, err);
     }
-    if (!rc && snap_write_at(out, buf, size, 0)) {
-        rc = ERR_SET(err, ERR_IO, "the new snapshot cannot be written");
+    if (!rc) {
+        rc = snap_write_at(out, buf, size, 0);
+        rc = rc ? snap_write_error("the new snapshot", rc, err) : 0;
     }
     free(buf);
     free(conf);

@@ -82,7 +82,7 @@ static int seal(struct snapshot_files *f, struct snap_file *file, struct err *er
     if (!rc) {
         snap_file_seal(file, sums);
         rc = snap_write_at(f->state_fd, file->buf, file->size, 0);
-        rc = rc ? ERR_SET(err, (enum err_code) - rc, "%s: cannot be written", f->state) : 0;
+        rc = rc ? snap_write_error(f->state, rc, err) : 0;
     }
     free(sums);
     return rc;
@@ -230,9 +230,7 @@ static int state_write(struct taking *t, struct snapshot_result *result, struct 
     rc = snap_write_at(t->o->state_fd, buf, size, 0);
     free(buf);
     result->state_bytes = size;
-    return rc ? ERR_SET(err, (enum err_code) - rc, "%s: %s", t->o->state_path,
-                        rc == -ERR_NOSPACE ? "the file system is full" : "cannot be written")
-              : 0;
+    return rc ? snap_write_error(t->o->state_path, rc, err) : 0;
 }
 
 /* --- pages that were written -------------------------------------------------------------------
