@@ -426,7 +426,65 @@ static int parse_cloud_init(struct run_options *o, const char *arg, struct err *
                 : ERR_SET(err, ERR_NOMEM, "out of memory");
 }
 
+/* Options that only switch something on; false: id is none of them. */
+static bool take_switch(struct run_options *o, int id) {
+    switch (id) {
+    case OPT_TEST_DEVICES:
+        o->test_devices = true;
+        return true;
+    case 'd':
+        o->detach = true;
+        return true;
+    case OPT_MERGE_PAGES:
+        o->merge_pages = true;
+        return true;
+    case OPT_AGENT:
+        o->vsock.cid = o->vsock.cid ? o->vsock.cid : VSOCK_CID_MIN;
+        return true;
+    case OPT_PORTABLE:
+        o->portable = true;
+        return true;
+    case OPT_AUDIT:
+        o->translator.audit = true;
+        return true;
+    case OPT_QUIET:
+        o->quiet = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Options that are kept as they are; false: id is none of them. */
+static bool take_text(struct run_options *o, int id, const char *arg) {
+    switch (id) {
+    case OPT_KERNEL:
+        o->kernel = arg;
+        return true;
+    case OPT_INITRD:
+        o->initrd = arg;
+        return true;
+    case OPT_CMDLINE:
+        o->cmdline = arg;
+        return true;
+    case OPT_CONFIG:
+        o->config = arg;
+        return true;
+    case OPT_NAME:
+        o->name = arg;
+        return true;
+    case OPT_PERF_MAP:
+        o->perf_map = arg ? arg : "";
+        return true;
+    default:
+        return false;
+    }
+}
+
 static int parse_one(struct run_options *o, int id, const char *arg, struct err *err) {
+    if (take_switch(o, id) || take_text(o, id, arg)) {
+        return 0;
+    }
     switch (id) {
     case OPT_ENGINE:
         return parse_engine(o, arg, err);
@@ -434,15 +492,6 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_cpus(o, arg, err);
     case OPT_MEMORY:
         return parse_memory(o, arg, err);
-    case OPT_KERNEL:
-        o->kernel = arg;
-        return 0;
-    case OPT_INITRD:
-        o->initrd = arg;
-        return 0;
-    case OPT_CMDLINE:
-        o->cmdline = arg;
-        return 0;
     case OPT_DISK:
         return parse_disk(o, arg, err);
     case OPT_BOOT:
@@ -461,62 +510,32 @@ static int parse_one(struct run_options *o, int id, const char *arg, struct err 
         return parse_gdb(o, arg, err);
     case OPT_TRACE:
         return trace_parse(arg, &o->trace, err);
-    case OPT_TEST_DEVICES:
-        o->test_devices = true;
-        return 0;
-    case OPT_CONFIG:
-        o->config = arg;
-        return 0;
     case OPT_MODULE:
         return parse_module(o, arg, err);
     case OPT_SERIAL:
         return parse_serial(o, arg, err);
     case OPT_LOG:
         return log_option_parse(o, arg, err);
-    case 'd':
-        o->detach = true;
-        return 0;
-    case OPT_NAME:
-        o->name = arg;
-        return 0;
     case OPT_TRANSPORT:
         return parse_transport(o, arg, err);
     case OPT_RNG:
         return parse_on_off(&o->rng, "rng", arg, err);
-    case OPT_MERGE_PAGES:
-        o->merge_pages = true;
-        return 0;
     case OPT_FENCE:
         return parse_on_off(&o->fence, "fence", arg, err);
     case OPT_CLOUD_INIT:
         return parse_cloud_init(o, arg, err);
     case OPT_VSOCK:
         return parse_vsock(o, arg, err);
-    case OPT_AGENT:
-        o->vsock.cid = o->vsock.cid ? o->vsock.cid : VSOCK_CID_MIN;
-        return 0;
     case OPT_BALLOON:
         return parse_balloon(o, arg, err);
     case OPT_STATS:
         return parse_stats(o, arg, err);
-    case OPT_PERF_MAP:
-        o->perf_map = arg ? arg : "";
-        return 0;
     case OPT_TRANSLATOR:
         return parse_on_off(&o->translator.on, "translator", arg, err);
     case OPT_CODE_CACHE:
         return parse_code_cache(o, arg, err);
-    case OPT_PORTABLE:
-        o->portable = true;
-        return 0;
-    case OPT_AUDIT:
-        o->translator.audit = true;
-        return 0;
     case OPT_VERIFY:
         return parse_verify(o, arg, err);
-    case OPT_QUIET:
-        o->quiet = true;
-        return 0;
     default:
         return -ERR_INVAL;
     }
