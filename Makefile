@@ -61,6 +61,10 @@ LDLIBS := -Wl,-z,now -Wl,-Bstatic -ljansson -luring -lz -lzstd -Wl,-Bdynamic -lp
 .PHONY: all
 all: build/sosia
 
+# made again also when it points to another, newer build
+ifneq ($(shell readlink build/sosia),$(CC)-$(MODE)/sosia)
+.PHONY: build/sosia
+endif
 build/sosia: $(BUILD)/sosia
 	@mkdir -p build && ln -sf $(CC)-$(MODE)/sosia $@
 

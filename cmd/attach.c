@@ -165,7 +165,7 @@ int cmd_console(int argc, char **argv) {
         w.port = id == 'p' ? optarg : w.port;
         w.replay = id != 'n' && w.replay;
         escape = id == 'e' ? escape_parse(optarg) : escape;
-        if (id == 'h' || id == '?' || escape == -2) {
+        if (id == 'h' || id == '?' || escape == ESCAPE_BAD) {
             fputs(help, id == 'h' ? stdout : stderr);
             return id == 'h' ? 0 : EXIT_BAD_INPUT;
         }

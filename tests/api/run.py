@@ -379,12 +379,12 @@ def config_file(tmp):
                metadata, config=config)
     expect(s.good("GET", "/")["state"] == "Running", "state")
     expect(s.good("GET", "/mmds") == {"latest": 1}, "metadata")
+    s.wait_text("tick 1")  # both processors run: their threads have taken their names
     threads = []
     for task in os.listdir("/proc/%d/task" % s.process.pid):
         with open("/proc/%d/task/%s/comm" % (s.process.pid, task), encoding="utf-8") as f:
             threads.append(f.read().strip())
     expect({"fc_vcpu 0", "fc_vcpu 1", "fc_api"} <= set(threads), threads)
-    s.wait_text("tick 1")
     s.good("PUT", "/actions", {"action_type": "FlushMetrics"})
     s.good("PUT", "/actions", {"action_type": "FlushMetrics"})
     with open(metrics, encoding="utf-8") as f:
