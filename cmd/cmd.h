@@ -92,10 +92,6 @@ const char *run_options_keep(struct run_options *o, const char *text);
 int run_options_replace(struct run_options *o, const char **field, const char *text);
 /* "512M", "2G", "1048576K"; a plain number is MiB, as in QEMU. 0 or -ERR_INVAL. */
 int parse_size(const char *text, u64 *bytes);
-/* "NAME[,OPTION...]": cuts off the name, in which commas are doubled, as in QEMU. Returns what
- * follows the name's comma, or NULL. (disk.c) */
-char *option_cut_name(char *text);
-
 /* log_option.c */
 int log_option_parse(struct run_options *o, const char *arg, struct err *err);
 

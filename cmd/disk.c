@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* --disk FILE[,OPTION...]: from its text to a block back end with its layers. */
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cmd/cmd.h"
 #include "cmd/disk.h"
+#include "cmd/item.h"
 #include "core/board/config.h"
 
 struct choice {
@@ -21,17 +20,6 @@ static const struct choice aios[] = {{"auto", BLK_AIO_AUTO},
                                      {NULL, 0}};
 static const struct choice fulls[] = {{"error", 0}, {"pause", 1}, {NULL, 0}};
 
-/* One option being read: its text is cut in two at '='. */
-struct item {
-    const char *disk, *key, *value; /* value NULL: none given */
-    struct err *err;
-};
-
-static int bad_value(const struct item *it, const char *what) {
-    return ERR_SET(it->err, ERR_INVAL, "--disk %s: %s=%s: not %s", it->disk, it->key,
-                   it->value ? it->value : "", what);
-}
-
 static int take_choice(const struct item *it, const struct choice *c, const char *what, int *out) {
     for (; c->name; c++) {
         if (it->value && !strcmp(c->name, it->value)) {
@@ -39,42 +27,12 @@ static int take_choice(const struct item *it, const struct choice *c, const char
             return 0;
         }
     }
-    return bad_value(it, what);
-}
-
-static int take_number(const struct item *it, u64 min, u64 max, u64 *out) {
-    char *end = NULL;
-    errno = 0;
-    unsigned long long n = it->value ? strtoull(it->value, &end, 10) : 0;
-    if (!it->value || it->value[0] < '0' || it->value[0] > '9' || *end || errno || n < min ||
-        n > max) {
-        return bad_value(it, "a number in range");
-    }
-    *out = n;
-    return 0;
-}
-
-/* Bytes a second; K, M, G and T are powers of 1024. */
-static int take_rate(const struct item *it, u64 *out) {
-    size_t len = it->value ? strlen(it->value) : 0;
-    bool unit = len && strchr("KMGTkmgt", it->value[len - 1]);
-    if (unit && !parse_size(it->value, out) && *out) {
-        return 0;
-    }
-    return take_number(it, 1, INT64_MAX, out);
-}
-
-static int take_flag(const struct item *it, bool *out) {
-    if (it->value && strcmp(it->value, "on") && strcmp(it->value, "off")) {
-        return bad_value(it, "on or off");
-    }
-    *out = !it->value || !strcmp(it->value, "on");
-    return 0;
+    return item_bad(it, what);
 }
 
 static int take_serial(struct disk_option *d, const struct item *it) {
     if (!it->value || !*it->value || strlen(it->value) > 20) {
-        return bad_value(it, "a name of 1 to 20 characters");
+        return item_bad(it, "a name of 1 to 20 characters");
     }
     memcpy(d->serial, it->value, strlen(it->value) + 1);
     return 0;
@@ -82,7 +40,7 @@ static int take_serial(struct disk_option *d, const struct item *it) {
 
 static int take_dir(struct disk_option *d, const struct item *it) {
     if (!it->value || !*it->value) {
-        return bad_value(it, "a directory");
+        return item_bad(it, "a directory");
     }
     d->open.backing_dir = it->value;
     return 0;
@@ -90,7 +48,7 @@ static int take_dir(struct disk_option *d, const struct item *it) {
 
 static int take_queues(struct disk_option *d, const struct item *it) {
     u64 n = 0;
-    int rc = take_number(it, 1, 64, &n);
+    int rc = item_number(it, 1, 64, &n);
     d->queues = (u32)n;
     return rc;
 }
@@ -103,11 +61,11 @@ static int take_one(struct disk_option *d, const struct item *it) {
     int n = 0, rc = 0;
     u64 rate = 0;
     if (!strcmp(it->key, "readonly") || !strcmp(it->key, "ro")) {
-        rc = take_flag(it, &d->open.readonly);
+        rc = item_flag(it, &d->open.readonly);
     } else if (!strcmp(it->key, "snapshot")) {
-        rc = take_flag(it, &d->open.snapshot);
+        rc = item_flag(it, &d->open.snapshot);
     } else if (!strcmp(it->key, "backing")) {
-        rc = take_flag(it, &d->open.backing);
+        rc = item_flag(it, &d->open.backing);
     } else if (!strcmp(it->key, "backing-dir")) {
         rc = take_dir(d, it);
     } else if (!strcmp(it->key, "format")) {
@@ -124,29 +82,15 @@ static int take_one(struct disk_option *d, const struct item *it) {
     } else if (!strcmp(it->key, "queues")) {
         rc = take_queues(d, it);
     } else if (!strcmp(it->key, "iops")) {
-        rc = take_number(it, 1, INT64_MAX, &rate);
+        rc = item_number(it, 1, INT64_MAX, &rate);
         limit_per_second(&d->limit.ops, rate);
     } else if (!strcmp(it->key, "bps")) {
-        rc = take_rate(it, &rate);
+        rc = item_rate(it, &rate);
         limit_per_second(&d->limit.bandwidth, rate);
     } else {
-        rc = ERR_SET(it->err, ERR_INVAL, "--disk %s: unknown option '%s'", it->disk, it->key);
+        rc = item_unknown(it);
     }
     return rc;
-}
-
-char *option_cut_name(char *text) {
-    char *to = text;
-    for (char *from = text; *from; from++) {
-        if (*from == ',' && from[1] != ',') {
-            *to = 0;
-            return from + 1;
-        }
-        from += *from == ',';
-        *to++ = *from;
-    }
-    *to = 0;
-    return NULL;
 }
 
 int disk_option_parse(struct disk_option *d, char *text, struct err *err) {
@@ -155,18 +99,9 @@ int disk_option_parse(struct disk_option *d, char *text, struct err *err) {
     if (!*text) {
         return ERR_SET(err, ERR_INVAL, "--disk: no file named");
     }
+    struct item it = {.option = "--disk", .of = text, .err = err};
     int rc = 0;
-    while (next && !rc) {
-        struct item it = {.disk = text, .key = next, .err = err};
-        next = strchr(next, ',');
-        if (next) {
-            *next++ = 0;
-        }
-        char *value = strchr(it.key, '=');
-        if (value) {
-            *value = 0;
-            it.value = value + 1;
-        }
+    while (!rc && item_next(&next, &it)) {
         rc = take_one(d, &it);
     }
     if (!rc && d->open.snapshot && d->open.readonly) {

@@ -3,59 +3,25 @@
 #include "cmd/net.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/item.h"
 #include "core/virtio/net.h"
-
-/* One option being read: its text is cut in two at '='. */
-struct item {
-    const char *key, *value; /* value NULL: none given */
-    struct err *err;
-};
-
-static int bad_value(const struct item *it, const char *what) {
-    return ERR_SET(it->err, ERR_INVAL, "--net: %s=%s: not %s", it->key, it->value ? it->value : "",
-                   what);
-}
-
-static int take_number(const struct item *it, u64 min, u64 max, u64 *out) {
-    char *end = NULL;
-    errno = 0;
-    unsigned long long n = it->value ? strtoull(it->value, &end, 10) : 0;
-    if (!it->value || !isdigit((unsigned char)it->value[0]) || *end || errno || n < min ||
-        n > max) {
-        return bad_value(it, "a number in range");
-    }
-    *out = n;
-    return 0;
-}
 
 static int take_u16(const struct item *it, u64 min, u64 max, u16 *out) {
     u64 n = 0;
-    int rc = take_number(it, min, max, &n);
+    int rc = item_number(it, min, max, &n);
     *out = (u16)n;
     return rc;
 }
 
-static int take_flag(const struct item *it, bool *out) {
-    if (it->value && strcmp(it->value, "on") && strcmp(it->value, "off")) {
-        return bad_value(it, "on or off");
-    }
-    *out = !it->value || !strcmp(it->value, "on");
-    return 0;
-}
-
-/* Tokens a second; K, M, G and T are powers of 1024. */
 static int take_rate(const struct item *it, struct token_bucket_config *b) {
-    size_t len = it->value ? strlen(it->value) : 0;
-    bool unit = len && strchr("KMGTkmgt", it->value[len - 1]);
     u64 n = 0;
-    int rc = unit && !parse_size(it->value, &n) && n ? 0 : take_number(it, 1, INT64_MAX, &n);
+    int rc = item_rate(it, &n);
     *b = (struct token_bucket_config){.size = n, .refill_ms = 1000};
     return rc;
 }
@@ -74,7 +40,7 @@ int mac_parse(const char *text, u8 mac[6]) {
 static int take_mac(struct net_option *n, const struct item *it) {
     static const u8 none[6];
     if (!it->value || mac_parse(it->value, n->mac) || n->mac[0] & 1 || !memcmp(n->mac, none, 6)) {
-        return bad_value(it, "the address of a card, such as 52:54:00:12:34:56");
+        return item_bad(it, "the address of a card, such as 52:54:00:12:34:56");
     }
     return 0;
 }
@@ -84,7 +50,7 @@ static int take_forward(struct net_option *n, const struct item *it) {
         return ERR_SET(it->err, ERR_INVAL, "--net user: at most %d hostfwd", NET_USER_FORWARDS);
     }
     if (!it->value) {
-        return bad_value(it, "as in tcp:127.0.0.1:2222-:22");
+        return item_bad(it, "as in tcp:127.0.0.1:2222-:22");
     }
     n->user.forward[n->user.forward_count++] = it->value;
     return 0;
@@ -100,11 +66,11 @@ static int take_own(struct net_option *n, const struct item *it) {
         return take_forward(n, it);
     }
     if (n->kind == NET_USER && !strcmp(it->key, "restrict")) {
-        return take_flag(it, &n->user.restricted);
+        return item_flag(it, &n->user.restricted);
     }
     if (n->kind == NET_USER && !strcmp(it->key, "host-loopback")) {
         bool on = true;
-        int rc = take_flag(it, &on);
+        int rc = item_flag(it, &on);
         n->user.no_loopback = !on;
         return rc;
     }
@@ -162,20 +128,11 @@ static int take_kind(struct net_option *n, const struct item *it) {
 }
 
 int net_option_parse(struct net_option *n, char *text, struct err *err) {
+    struct item it = {.option = "--net", .err = err};
     bool first = true;
     int rc = 0;
     *n = (struct net_option){0};
-    for (char *next = text; next && !rc; first = false) {
-        struct item it = {.key = next, .err = err};
-        next = strchr(next, ',');
-        if (next) {
-            *next++ = 0;
-        }
-        char *value = strchr(it.key, '=');
-        if (value) {
-            *value = 0;
-            it.value = value + 1;
-        }
+    for (; !rc && item_next(&text, &it); first = false) {
         rc = first ? take_kind(n, &it) : take_one(n, &it);
     }
     n->user.mtu = n->mtu;

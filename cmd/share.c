@@ -3,40 +3,36 @@
 #include <string.h>
 
 #include "cmd/cmd.h"
+#include "cmd/item.h"
 #include "cmd/share.h"
 #include "core/virtio/fs.h"
 
-static int take_one(struct share_option *o, char *key, struct err *err) {
-    char *value = strchr(key, '=');
-    if (value) {
-        *value++ = 0;
+static int take_tag(struct share_option *o, const struct item *it) {
+    _Static_assert(VIRTIO_FS_TAG_MAX == 36, "the message says it");
+    if (!it->value || !*it->value || strlen(it->value) > VIRTIO_FS_TAG_MAX) {
+        return item_bad(it, "a name of 1 to 36 bytes");
     }
-    if (!strcmp(key, "tag") && value && *value && strlen(value) <= VIRTIO_FS_TAG_MAX) {
-        o->tag = value;
-    } else if (!strcmp(key, "tag")) {
-        return ERR_SET(err, ERR_INVAL, "--share %s: tag=%s: not a name of 1 to %d bytes", o->path,
-                       value ? value : "", VIRTIO_FS_TAG_MAX);
-    } else if ((!strcmp(key, "readonly") || !strcmp(key, "ro")) &&
-               (!value || !strcmp(value, "on") || !strcmp(value, "off"))) {
-        o->readonly = !value || !strcmp(value, "on");
-    } else {
-        return ERR_SET(err, ERR_INVAL, "--share %s: unknown option '%s%s%s'", o->path, key,
-                       value ? "=" : "", value ? value : "");
-    }
+    o->tag = it->value;
     return 0;
+}
+
+static int take_one(struct share_option *o, const struct item *it) {
+    if (!strcmp(it->key, "tag")) {
+        return take_tag(o, it);
+    }
+    if (!strcmp(it->key, "readonly") || !strcmp(it->key, "ro")) {
+        return item_flag(it, &o->readonly);
+    }
+    return item_unknown(it);
 }
 
 int share_option_parse(struct share_option *o, char *text, struct err *err) {
     *o = (struct share_option){.path = text};
     char *next = option_cut_name(text);
+    struct item it = {.option = "--share", .of = text, .err = err};
     int rc = *text ? 0 : ERR_SET(err, ERR_INVAL, "--share: no folder named");
-    while (next && !rc) {
-        char *key = next;
-        next = strchr(next, ',');
-        if (next) {
-            *next++ = 0;
-        }
-        rc = take_one(o, key, err);
+    while (!rc && item_next(&next, &it)) {
+        rc = take_one(o, &it);
     }
     if (!rc && !o->tag) {
         rc = ERR_SET(err, ERR_INVAL,
