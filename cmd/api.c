@@ -7,15 +7,14 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cmd/api_server.h"
+#include "cmd/end_signals.h"
 #include "cmd/snap_file.h"
 
 /* src/vmm/src/lib.rs, FcExitCode */
@@ -317,8 +316,7 @@ static int parse_args(struct process *p, int argc, char **argv) {
 
 static void on_signal(void *ctx) {
     struct process *p = ctx;
-    struct signalfd_siginfo info;
-    if (read(p->signal_fd, &info, sizeof(info)) != sizeof(info)) {
+    if (!end_signals_take(p->signal_fd)) {
         return;
     }
     if (p->api.m) {
@@ -343,16 +341,14 @@ static void on_flush(void *ctx) {
 
 static int events_watch(struct process *p) {
     struct host *host = linux_host_host(p->lh);
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    p->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    p->flush = host->ops->timer_create(host, on_flush, p);
-    if (p->signal_fd < 0 || !p->flush || linux_fd_watch(p->lh, p->signal_fd, on_signal, p)) {
+    p->signal_fd = end_signals_watch(p->lh, on_signal, p);
+    if (p->signal_fd < 0) {
         complain("cannot watch signals: %s", strerror(errno));
+        return FC_GENERIC;
+    }
+    p->flush = host->ops->timer_create(host, on_flush, p);
+    if (!p->flush) {
+        complain("out of memory");
         return FC_GENERIC;
     }
     host->ops->timer_arm(host, p->flush, host_now(host) + FLUSH_SECONDS * NSEC_PER_SEC);
@@ -517,18 +513,9 @@ static int exit_status(struct process *p) {
 }
 
 static void tear_down(struct process *p) {
-    sigset_t set;
     struct host *host = p->lh ? linux_host_host(p->lh) : NULL;
     api_server_destroy(p->server);
-    if (p->signal_fd >= 0) {
-        linux_fd_unwatch(p->lh, p->signal_fd);
-        close(p->signal_fd);
-        sigemptyset(&set);
-        sigaddset(&set, SIGINT);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGHUP);
-        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    }
+    end_signals_unwatch(p->lh, &p->signal_fd);
     if (host && p->flush) {
         host->ops->timer_destroy(host, p->flush);
     }

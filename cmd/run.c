@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `sosia run`: options to a machine, the machine to its end, its end to an exit status. */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "cmd/detach.h"
+#include "cmd/end_signals.h"
 #include "cmd/gdb_server.h"
 #include "cmd/machine.h"
 #include "cmd/registry.h"
@@ -22,8 +21,7 @@ struct run {
 
 static void on_signal(void *ctx) {
     struct run *r = ctx;
-    struct signalfd_siginfo info;
-    if (read(r->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+    if (end_signals_take(r->signal_fd)) {
         machine_stop(&r->m, "stopped by a signal");
     }
 }
@@ -33,32 +31,8 @@ static void on_stop(void *ctx) {
 }
 
 static int signals_watch(struct run *r, struct err *err) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (r->signal_fd < 0 || linux_fd_watch(r->m.lh, r->signal_fd, on_signal, r)) {
-        return ERR_SET(err, ERR_IO, "cannot watch signals: %s", strerror(errno));
-    }
-    return 0;
-}
-
-/* From here on a signal ends the process: a back end that hangs must not keep it for ever. */
-static void signals_unwatch(struct run *r) {
-    sigset_t set;
-    if (r->signal_fd >= 0) {
-        linux_fd_unwatch(r->m.lh, r->signal_fd);
-        close(r->signal_fd);
-        r->signal_fd = -1;
-        sigemptyset(&set);
-        sigaddset(&set, SIGINT);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGHUP);
-        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    }
+    r->signal_fd = end_signals_watch(r->m.lh, on_signal, r);
+    return r->signal_fd < 0 ? ERR_SET(err, ERR_IO, "cannot watch signals: %s", strerror(errno)) : 0;
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */
@@ -116,7 +90,7 @@ static int run_machine(struct run *r, struct err *err) {
 
 static void run_cleanup(struct run *r) {
     if (r->m.lh) {
-        signals_unwatch(r);
+        end_signals_unwatch(r->m.lh, &r->signal_fd);
     }
     machine_destroy(&r->m);
     linux_host_destroy(r->m.lh);
