@@ -112,6 +112,8 @@ int api_patch_balloon(struct api *a, struct api_call *call, json_t **out, struct
 
 /* Ends the machine and forgets it; event thread. */
 void api_machine_drop(struct api *a);
+/* a->m with nothing of its own yet; options and machine_create follow. 0 or -ERR_NOMEM. */
+int api_machine_new(struct api *a, struct err *err);
 
 /* api_snapshot.c */
 int api_create_snapshot(struct api *a, struct api_call *call, json_t **out, struct api_text *e);

@@ -227,16 +227,8 @@ static int load(struct api *a, const json_t *body, struct err *err) {
                                 .track = track,
                                 .adjust = adjust,
                                 .adjust_ctx = &l};
-    a->m = calloc(1, sizeof(*a->m));
-    if (!a->m) {
-        return ERR_SET(err, ERR_NOMEM, "out of memory");
-    }
-    a->m->lh = a->lh;
-    a->m->main_ns = host_now(linux_host_host(a->lh));
-    a->m->wrap_net = api_mmds_wrap;
-    a->m->wrap_ctx = a;
-    linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
-    int rc = snapshot_open(&how, &a->m->o, &a->m->restore, err);
+    int rc = api_machine_new(a, err);
+    rc = rc ? rc : snapshot_open(&how, &a->m->o, &a->m->restore, err);
     rc = rc ? rc : machine_create(a->m, err);
     if (rc) {
         return rc;

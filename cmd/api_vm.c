@@ -29,7 +29,7 @@ void api_machine_drop(struct api *a) {
     }
 }
 
-static int machine_make(struct api *a, struct err *err) {
+int api_machine_new(struct api *a, struct err *err) {
     a->m = calloc(1, sizeof(*a->m));
     if (!a->m) {
         return ERR_SET(err, ERR_NOMEM, "out of memory");
@@ -38,11 +38,19 @@ static int machine_make(struct api *a, struct err *err) {
     a->m->main_ns = host_now(linux_host_host(a->lh));
     a->m->wrap_net = api_mmds_wrap;
     a->m->wrap_ctx = a;
+    linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
+    return 0;
+}
+
+static int machine_make(struct api *a, struct err *err) {
+    int rc = api_machine_new(a, err);
+    if (rc) {
+        return rc;
+    }
     options_default(&a->m->o);
     a->m->o.fence = !a->no_fence;
-    linux_fence_need(a->lh, FENCE_OPEN); /* requests name files later */
     a->m->o.quiet = a->quiet == API_QUIET;
-    int rc = api_config_options(&a->config, &a->m->o, err);
+    rc = api_config_options(&a->config, &a->m->o, err);
     if (a->pci && !json_object_get(a->config.single[API_SOSIA], "transport")) {
         a->m->o.mmio = a->m->o.mmio_cmdline = false;
     }
