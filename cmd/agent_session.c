@@ -6,6 +6,8 @@
 
 enum { GREETING_MAX = 32 };
 
+static const u8 magic[4] = AGENT_MAGIC;
+
 static u32 get16(const u8 *p) {
     return p[0] | (u32)p[1] << 8;
 }
@@ -175,12 +177,12 @@ static int take_greeting(struct agent_session *s, struct err *err) {
 }
 
 static int take_hello(struct agent_session *s, const u8 *data, size_t len, struct err *err) {
-    if (len < AGENT_HELLO_SIZE || memcmp(data, AGENT_MAGIC, 4) != 0 || !get16(data + 4)) {
+    if (len < AGENT_HELLO_SIZE || memcmp(data, magic, sizeof(magic)) != 0 || !get16(data + 4)) {
         return malformed(err);
     }
     u8 *p = frame_begin(s, AGENT_HELLO, AGENT_HELLO_SIZE);
     if (p) {
-        memcpy(p, AGENT_MAGIC, 4);
+        memcpy(p, magic, sizeof(magic));
         put32(p + 4, AGENT_VERSION);
     }
     s->state = AGENT_STATE_GREETED;

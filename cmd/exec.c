@@ -199,13 +199,10 @@ static int copy_in(const char *from, const char *machine, const char *to) {
         "&& mv -f \"$d.part\" \"$d\"";
     const char *slash = strrchr(from, '/');
     char mode[8];
-    struct stat st;
+    struct stat st = {0};
     int fd = open(from, O_RDONLY | O_CLOEXEC);
-    const char *why = fd < 0 || fstat(fd, &st) ? strerror(errno)
-                      : S_ISDIR(st.st_mode)    ? "is a folder"
-                                               : NULL;
-    if (why) {
-        complain("cp: %s: %s", from, why);
+    if (fd < 0 || fstat(fd, &st) || S_ISDIR(st.st_mode)) {
+        complain("cp: %s: %s", from, S_ISDIR(st.st_mode) ? "is a folder" : strerror(errno));
         if (fd >= 0) {
             close(fd);
         }
