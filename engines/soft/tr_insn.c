@@ -139,7 +139,9 @@ static bool vector_known(const struct soft_tr *t, const struct insn *i) {
     }
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg)) {
+        /* without a memory operand a register that lives in memory is loaded into its own number */
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && tr_in_memory(op->reg) &&
+            insn_has_mem(i)) {
             return false;
         }
     }
@@ -244,7 +246,7 @@ static void fields_of(const struct tr_insn *ti, struct fields *f) {
 
 static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
     const struct insn *i = &ti->insn;
-    for (u32 n = 0; n < i->operand_count && !ti->vector; n++) {
+    for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
         if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
             !op->high_byte && (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
