@@ -103,11 +103,13 @@ static void dial(struct agent_time *t) {
     t->tries++;
     agent_session_init(&t->s);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)) {
+        try_later(t);
         return;
     }
     if (vsock_unix_adopt(t->be, pair[1], AGENT_PORT)) {
         close(pair[0]);
         close(pair[1]);
+        try_later(t);
         return;
     }
     t->fd = pair[0];

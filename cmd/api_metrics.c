@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cmd/api.h"
+#include "cmd/stats.h"
 #include "core/dev/char_limit.h"
 
 /* --- names ------------------------------------------------------------------------------------ */
@@ -200,19 +201,14 @@ static void set_latencies(const struct api_latencies *l, json_t *root) {
 
 static void set_vcpus(struct machine *m, json_t *root) {
     struct vm *vm = pc_vm(m->pc);
-    struct engine_stats sum = {0};
+    struct engine_stats sum;
     u64 pio = 0, mmio = 0;
     for (u32 i = 0; i < vm->vcpu_count; i++) {
-        struct engine_stats s = {0};
         const struct vcpu_counters *c = &vm->vcpus[i].counters;
-        m->engine->stats(vm->engine_vcpus[i], &s);
-        sum.instructions += s.instructions;
-        sum.exits += s.exits;
-        sum.interrupts += s.interrupts;
-        sum.exceptions += s.exceptions;
         pio += __atomic_load_n(&c->exits[EXIT_IO], __ATOMIC_RELAXED);
         mmio += __atomic_load_n(&c->exits[EXIT_MMIO], __ATOMIC_RELAXED);
     }
+    stats_sum(vm, m->engine, &sum);
     set(root, "vcpu", "exit_io_out", pio);
     set(root, "vcpu", "exit_mmio_write", mmio);
     set(root, "sosia", "instructions", sum.instructions);

@@ -37,17 +37,9 @@ static void print_nets(struct machine *m) {
 void machine_print_stats(struct machine *m) {
     static char text[STATS_TEXT_MAX];
     struct vm *vm = pc_vm(m->pc);
-    struct engine_stats sum = {0};
+    struct engine_stats sum;
     double seconds = (double)(host_now(linux_host_host(m->lh)) - m->started_ns) / 1e9;
-    for (u32 i = 0; i < vm->vcpu_count; i++) {
-        struct engine_stats s = {0};
-        m->engine->stats(vm->engine_vcpus[i], &s);
-        sum.instructions += s.instructions;
-        sum.exits += s.exits;
-        sum.interrupts += s.interrupts;
-        sum.exceptions += s.exceptions;
-        sum.tr.code_bytes += s.tr.code_bytes;
-    }
+    stats_sum(vm, m->engine, &sum);
     complain(
         "stats: %.3f s, %llu instructions (%.1f M/s), %llu exits, %llu interrupts, %llu exceptions",
         seconds, (unsigned long long)sum.instructions, (double)sum.instructions / seconds / 1e6,

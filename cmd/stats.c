@@ -74,6 +74,19 @@ static void put_translator(struct text *t, const struct engine_tr_stats *s) {
     put(t, "\n");
 }
 
+void stats_sum(struct vm *vm, const struct engine_ops *engine, struct engine_stats *sum) {
+    *sum = (struct engine_stats){0};
+    for (u32 i = 0; i < vm->vcpu_count; i++) {
+        struct engine_stats s = {0};
+        engine->stats(vm->engine_vcpus[i], &s);
+        sum->instructions += s.instructions;
+        sum->exits += s.exits;
+        sum->interrupts += s.interrupts;
+        sum->exceptions += s.exceptions;
+        sum->tr.code_bytes += s.tr.code_bytes;
+    }
+}
+
 size_t stats_text(struct vm *vm, const struct engine_ops *engine, char *out, size_t size) {
     struct text t = {.at = out, .size = size};
     for (u32 i = 0; i < vm->vcpu_count; i++) {
