@@ -14,10 +14,8 @@ if [ "${1:-}" = --micro ]; then
     # the guest's root folder with the program in it
     root=$(mktemp -d "$GUESTS/root.XXXXXX")
     busybox_root "$root"
-    cp guests/linux/init "$root/init"
     cp build/bench/rows "$root/bin/rows"
-    chmod 755 "$root" "$root/init"
-    pack_initramfs "$root" build/bench/initrd.img
+    pack_guest "$root" build/bench/initrd.img
     rm -rf "$root"
     make -s guest-tests
     exec python3 bench/micro.py --rounds "${2:-3}"

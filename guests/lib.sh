@@ -148,6 +148,20 @@ pack_initramfs() {
     mv "$2.tmp" "$2"
 }
 
+# pack_guest DIR FILE: the same, with guests/linux/init as the first process.
+pack_guest() {
+    cp guests/linux/init "$1/init"
+    chmod 755 "$1" "$1/init"
+    pack_initramfs "$1" "$2"
+}
+
+# add_udhcpc DIR: what busybox's udhcpc does with an address.
+add_udhcpc() {
+    mkdir -p "$1/etc/udhcpc"
+    cp guests/linux/udhcpc.script "$1/etc/udhcpc/default.script"
+    chmod 755 "$1/etc/udhcpc/default.script"
+}
+
 # fetch_debs NAME...: downloads those that are missing with one call.
 fetch_debs() {
     _missing=

@@ -19,6 +19,4 @@ busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtio_blk virtio-rng virtio_balloon \
     vmw_vsock_virtio_transport isofs
 gcc -O2 -Wall -Wextra -Werror -static -o "$root/bin/devtest" guests/devices/devtest.c
-cp guests/linux/init "$root/init"
-chmod 755 "$root" "$root/init"
-pack_initramfs "$root" "$out/initrd.img"
+pack_guest "$root" "$out/initrd.img"

@@ -24,13 +24,10 @@ for meta in "${@:-cloud-amd64}"; do
     copy_modules "$meta" "$root" virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng virtio_net virtiofs button evdev \
         vmw_vsock_virtio_transport
     case $meta in 686*) ;; *) agent_build "$root/bin/sosia-agent" ;; esac # 32-bit guests have none
-    mkdir -p "$root/etc/udhcpc"
-    cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
-    cp guests/linux/init "$root/init"
+    add_udhcpc "$root"
     mkdir -p "$root/etc/acpi/PWRF"
     printf '#!/bin/sh\nsync\npoweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
     chmod 755 "$root/etc/acpi/PWRF/00000080"
-    chmod 755 "$root/init" "$root" "$root/etc/udhcpc/default.script"
-    pack_initramfs "$root" "$out/initrd.img"
+    pack_guest "$root" "$out/initrd.img"
     rm -rf "$root"
 done

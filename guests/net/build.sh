@@ -31,13 +31,12 @@ for program in usr/bin/iperf3 usr/sbin/dropbear; do
 done
 busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtio-rng virtio_net
-mkdir -p "$root/etc/udhcpc" "$root/etc/dropbear" "$root/var/run" "$root/var/log" "$root/www/cgi-bin"
+add_udhcpc "$root"
+mkdir -p "$root/etc/dropbear" "$root/var/run" "$root/var/log" "$root/www/cgi-bin"
 gcc -O2 -static -o "$root/bin/netprobe" guests/net/netprobe.c
 cp guests/net/netup "$root/bin/netup"
-cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
-cp guests/linux/init "$root/init"
 echo "root::0:0:root:/root:/bin/sh" >"$root/etc/passwd"
 echo /bin/sh >"$root/etc/shells"
 echo "hello from the guest" >"$root/www/index.html"
-chmod 755 "$root" "$root/init" "$root/bin/netup" "$root/etc/udhcpc/default.script"
-pack_initramfs "$root" "$out/initrd.img"
+chmod 755 "$root/bin/netup"
+pack_guest "$root" "$out/initrd.img"

@@ -13,8 +13,7 @@ is_fresh "$out/initrd.img" tests/api/guest.sh guests/linux/udhcpc.script guests/
 root=$(mktemp -d "$GUESTS/root.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 busybox_root "$root"
-mkdir -p "$root/etc/udhcpc" "$root/dev" "$root/proc" "$root/sys" "$root/tmp"
-cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
+add_udhcpc "$root"
 cat >"$root/init" <<'END'
 #!/bin/sh
 export PATH=/bin:/sbin
@@ -31,7 +30,7 @@ while :; do
     sleep 0.2
 done
 END
-chmod 755 "$root" "$root/init" "$root/etc/udhcpc/default.script"
+chmod 755 "$root" "$root/init"
 mke2fs -q -t ext4 -d "$root" "$out/rootfs.ext4" 16M
 copy_modules cloud-amd64 "$root" virtio_mmio virtio_pci virtio_blk virtio_net virtio_balloon ext4
 cat >"$root/init" <<'END'

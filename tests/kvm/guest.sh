@@ -16,8 +16,5 @@ busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtio_blk virtio-rng virtio_net virtio_balloon \
     vmw_vsock_virtio_transport isofs virtiofs
 gcc -O2 -Wall -Wextra -Werror -static -o "$root/bin/devtest" guests/devices/devtest.c
-mkdir -p "$root/etc/udhcpc"
-cp guests/linux/udhcpc.script "$root/etc/udhcpc/default.script"
-cp guests/linux/init "$root/init"
-chmod 755 "$root" "$root/init" "$root/etc/udhcpc/default.script"
-pack_initramfs "$root" "$out/initrd.img"
+add_udhcpc "$root"
+pack_guest "$root" "$out/initrd.img"

@@ -16,7 +16,5 @@ root=$(mktemp -d "$GUESTS/root.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 busybox_root "$root"
 copy_modules cloud-amd64 "$root" virtio_pci virtio_mmio virtiofs
-cp guests/linux/init "$root/init"
 cp "$out/fstest" "$out/share" "$root/bin/"
-chmod 755 "$root" "$root/init"
-pack_initramfs "$root" "$out/initrd.img"
+pack_guest "$root" "$out/initrd.img"
