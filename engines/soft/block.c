@@ -316,6 +316,7 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
         smc_watch(c, page, at->gpa);
         block_room(c);
         u32 seen = __atomic_load_n(&page->generation, __ATOMIC_SEQ_CST);
+        u64 marked = smc_marked(page);
         src.host = at->host;
         src.have = 0;
         decode_run(c, &src, &d);
@@ -326,8 +327,9 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
         b = block_make(c, at->gpa, &d);
         b->generation = &page->generation;
         b->seen = seen;
-        bool watched = smc_mark(page, (u32)(at->gpa & PAGE_MASK), MAX(d.bytes, 1u));
-        if (watched && soft_code_same(cache->bytes, at->host, d.bytes)) {
+        u32 first = (u32)(at->gpa & PAGE_MASK), size = MAX(d.bytes, 1u);
+        if (smc_was_marked(page, marked, first, size) ||
+            (smc_mark(page, first, size) && soft_code_same(cache->bytes, at->host, d.bytes))) {
             if (whole) {
                 hash_add(cache, b);
             }

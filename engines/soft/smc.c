@@ -199,17 +199,6 @@ void smc_watch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
     soft_guest_enter(c);
 }
 
-static void unwatch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
-    soft_guest_leave(c);
-    mutex_lock(c->vm->host, &c->vm->watch_lock);
-    __atomic_store_n(&page->watched, WATCH_NONE, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&page->granules, __ATOMIC_SEQ_CST)) { /* a decoder was faster */
-        watch_locked(c, page, gpa);
-    }
-    mutex_unlock(c->vm->host, &c->vm->watch_lock);
-    soft_guest_enter(c);
-}
-
 static u64 granule_mask(u32 offset, u32 size) {
     u32 first = offset >> 6, last = (offset + size - 1) >> 6;
     return (UINT64_MAX << first) & (UINT64_MAX >> (63 - last));
@@ -225,6 +214,15 @@ bool smc_mark(struct smc_page *page, u32 offset, u32 size) {
     return is_safe(page);
 }
 
+u64 smc_marked(const struct smc_page *page) {
+    return __atomic_load_n(&page->granules, __ATOMIC_ACQUIRE);
+}
+
+bool smc_was_marked(const struct smc_page *page, u64 marked, u32 offset, u32 size) {
+    __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the bytes were read before */
+    return !(granule_mask(offset, size) & ~marked) && is_safe(page);
+}
+
 /* True when code was hit. */
 static bool outdate(struct smc_page *page, u64 mask) {
     if (!(__atomic_load_n(&page->granules, __ATOMIC_SEQ_CST) & mask)) {
@@ -233,6 +231,23 @@ static bool outdate(struct smc_page *page, u64 mask) {
     __atomic_store_n(&page->granules, 0, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&page->generation, 1, __ATOMIC_SEQ_CST);
     return true;
+}
+
+static void unwatch(struct soft_vcpu *c, struct smc_page *page, u64 gpa) {
+    soft_guest_leave(c);
+    mutex_lock(c->vm->host, &c->vm->watch_lock);
+    __atomic_store_n(&page->watched, WATCH_NONE, __ATOMIC_SEQ_CST);
+    bool decoded = __atomic_load_n(&page->granules, __ATOMIC_SEQ_CST) != 0;
+    if (decoded) { /* meanwhile; and it may have been written without a look since */
+        watch_locked(c, page, gpa);
+        outdate(page, UINT64_MAX);
+    }
+    mutex_unlock(c->vm->host, &c->vm->watch_lock);
+    if (decoded) {
+        soft_block_outdated(c, gpa);
+        soft_tr_outdated(c->vm, gpa);
+    }
+    soft_guest_enter(c);
 }
 
 bool smc_written(struct soft_vcpu *c, u64 gpa, u32 size) {

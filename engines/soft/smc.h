@@ -13,6 +13,8 @@
  * Races: a decoder marks granules and then compares the bytes again; a writer stores and then looks
  * at the granules; so one of them notices. A writer noticing clears the granules before it counts
  * the generation up, so that a decoder never marks under the new generation and loses the mark.
+ * Granules that were marked before the decoder reads the bytes need no second look at these: a
+ * writer that stores after that meets the mark, or another writer has taken it away and counts up.
  */
 #ifndef ENGINES_SOFT_SMC_H
 #define ENGINES_SOFT_SMC_H
@@ -39,6 +41,12 @@ bool smc_page_opened(struct soft_vcpu *c, u64 gpa);
 void smc_watch(struct soft_vcpu *c, struct smc_page *page, u64 gpa);
 /* Marks [offset, offset+size) of the page as code; false when it is not fully watched any more. */
 bool smc_mark(struct smc_page *page, u32 offset, u32 size);
+
+/* The same in two steps, cheaper where code lay before: what is marked before any of it is read;
+ * and, when it is known how much was read, whether that was all marked and the page is watched
+ * still. Then a later store is noticed, and nothing is to be compared. */
+u64 smc_marked(const struct smc_page *page);
+bool smc_was_marked(const struct smc_page *page, u64 marked, u32 offset, u32 size);
 
 /* After a store of c to a page that was watched when its translation was made; within one page.
  * True when the page is free now, so that the translation may be made anew. */
