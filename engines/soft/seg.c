@@ -293,7 +293,7 @@ static u64 derive_key(const struct soft_vcpu *c) {
     u64 key = (u64)c->cpl << KEY_CPL_SHIFT;
     key |= c->mode == 64 ? KEY_MODE_64 : c->mode == 32 ? KEY_MODE_32 : 0;
     key |= c->seg_flat ? KEY_FLAT : 0;
-    key |= c->s.seg[SEG_SS].attr & SEG_ATTR_DB ? KEY_SS_32 : 0;
+    key |= c->mode != 64 && (c->s.seg[SEG_SS].attr & SEG_ATTR_DB) ? KEY_SS_32 : 0;
     key |= cr0 & CR0_PE ? KEY_PE : 0;
     key |= in_v86(c) ? KEY_V86 : 0;
     key |= c->long_mode ? KEY_LMA : 0;

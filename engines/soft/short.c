@@ -56,11 +56,10 @@ static bool code64(struct soft_vcpu *c, u16 sel, u32 dpl, struct desc *d) {
     return descriptor(c, sel, CODE64 | dpl << SEG_ATTR_DPL_SHIFT, d);
 }
 
-/* What depends on CPL, on SS and on AC, for 64-bit code. */
+/* What depends on CPL and on AC, for 64-bit code. */
 static void privilege(struct soft_vcpu *c, u8 cpl) {
     bool smap = c->mmu_implicit == MMU_SMAP && !(c->s.rflags & FLAG_AC);
-    u64 key = c->mode_key & ~(u64)(KEY_CPL | KEY_SS_32 | KEY_AC); /* AC at CPL 3 is not usual */
-    key |= c->s.seg[SEG_SS].attr & SEG_ATTR_DB ? KEY_SS_32 : 0;
+    u64 key = c->mode_key & ~(u64)(KEY_CPL | KEY_AC); /* AC at CPL 3 is not usual */
     c->cpl = cpl;
     c->mmu = cpl == 3 ? MMU_USER : smap ? MMU_SMAP : MMU_SYS;
     c->mode_key = key | (u64)cpl << KEY_CPL_SHIFT;

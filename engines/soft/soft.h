@@ -180,7 +180,7 @@ struct soft_vcpu {
     u64 tr_delta, tr_here;
     struct tr_here {
         u64 delta, key, id, unused;
-    } tr_heres[256];
+    } tr_heres[4096];
     struct engine_tr_counted tr_counted; /* by generated code, when it is asked to */
     u8 tr_turns[16]; /* lock-step: the trace entered n-th stores byte n to the request word */
 
@@ -276,7 +276,7 @@ void soft_derived_update(struct soft_vcpu *c); /* tlb.c; cheap */
 #define KEY_CPL       (BIT(2) | BIT(3))
 #define KEY_CPL_SHIFT 2
 #define KEY_FLAT      BIT(4) /* seg_flat */
-#define KEY_SS_32     BIT(5) /* SS.B: 32-bit stack */
+#define KEY_SS_32     BIT(5) /* SS.B: 32-bit stack; 0 in 64-bit mode, which does not look at it */
 #define KEY_PE        BIT(6) /* protected mode, V86 included */
 #define KEY_V86       BIT(7)
 #define KEY_LMA       BIT(8)
