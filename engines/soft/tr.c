@@ -163,9 +163,24 @@ static void put_ret(struct soft_tr *t, const struct tr_insn *i) {
     tr_indirect(t, i, moved);
 }
 
+static void put_condition(struct soft_tr *t, const struct tr_insn *i) {
+    u64 to = tr_target(i);
+    if (i->insn.id == INSN_JCXZ) {
+        tr_flags_settle(t);
+        tr_edge(t, to, tr_jcxz(t, i->insn.addrsize == 4));
+        return;
+    }
+    tr_flags_need(t);
+    u32 hint = to <= i->rip ? tr_flags_hint(t) : (u32)FLAGS_AT_HOME;
+    if (hint) {
+        tr_gs_imm(t, C_OFF(tr_lazy), hint);
+    }
+    tr_edge(t, to, tr_jcc(t, i->insn.cond));
+    t->exits[t->exit_count - 1].flags = hint;
+}
+
 static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
     u64 to = tr_target(i);
-    u32 hint;
     switch (i->class) {
     case CLASS_CALL:
         tr_stack_call(t, i, false);
@@ -177,13 +192,7 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
         }
         break;
     case CLASS_JCC:
-        tr_flags_need(t);
-        hint = to <= i->rip ? tr_flags_hint(t) : (u32)FLAGS_AT_HOME;
-        if (hint) {
-            tr_gs_imm(t, C_OFF(tr_lazy), hint);
-        }
-        tr_edge(t, to, tr_jcc(t, i->insn.cond));
-        t->exits[t->exit_count - 1].flags = hint;
+        put_condition(t, i);
         break;
     case CLASS_CALL_IND:
         put_call_indirect(t, i);

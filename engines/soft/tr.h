@@ -365,6 +365,7 @@ void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at); /* ModRM, SIB
 void tr_shr_page(struct soft_tr *t, u32 to, u32 from); /* to = from[31:12]; uses H_TEMP2 */
 u32 tr_jcc(struct soft_tr *t, u32 cond);               /* returns where its rel32 is */
 u32 tr_jmp(struct soft_tr *t);                         /* likewise */
+u32 tr_jcxz(struct soft_tr *t, bool narrow);           /* when RCX is 0; narrow: ECX */
 void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 

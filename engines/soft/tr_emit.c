@@ -149,6 +149,17 @@ u32 tr_jcc(struct soft_tr *t, u32 cond) {
     return t->used - 4;
 }
 
+u32 tr_jcxz(struct soft_tr *t, bool narrow) {
+    if (narrow) {
+        tr_u8(t, 0x67);
+    }
+    tr_u8(t, 0xe3); /* over the next */
+    tr_u8(t, 2);
+    tr_u8(t, 0xeb);
+    tr_u8(t, 5);
+    return tr_jmp(t);
+}
+
 u32 tr_jmp(struct soft_tr *t) {
     tr_u8(t, 0xe9);
     tr_u32(t, 0);

@@ -35,6 +35,8 @@ static enum tr_class class_jump(const struct insn *i, u64 target) {
         return rel ? CLASS_CALL : wide ? CLASS_CALL_IND : CLASS_STEP_END;
     case INSN_JCC:
         return rel ? CLASS_JCC : CLASS_STEP_END;
+    case INSN_JCXZ:
+        return rel && i->addrsize >= 4 ? CLASS_JCC : CLASS_STEP_END;
     case INSN_RET:
         return i->opsize == word(i) && i->imm < 0x7000 ? CLASS_RET : CLASS_STEP_END;
     default:

@@ -138,12 +138,60 @@ static void test_much_code(void **state) {
     assert_int_equal(sm_get(m, SM_DATA, 8), sum);
 }
 
+/* A sum's carry from round to round, which JRCXZ must leave alone; taken forwards and backwards. */
+static void test_jrcxz(void **state) {
+    (void)state;
+    for (u32 rounds = 1; rounds < 40; rounds++) {
+        u64 value = 0x8000000180000001, carry = 0;
+        sm_setup(m, SM_LONG, 0);
+        m->s.gpr[GPR_RBX] = value;
+        m->s.gpr[GPR_RCX] = rounds;
+        /* xor eax, eax; 1: adc rbx, rbx; lea rcx, [rcx-1]; jrcxz 2f; jmp 1b; 2: pushfq; pop rdx;
+         * hlt */
+        sm_hex(m, SM_CODE, "31c0 4811db 488d49ff e302 ebf5 9c 5a f4");
+        run_to_hlt(SM_CODE + 15);
+        for (u32 n = 0; n < rounds; n++) {
+            u64 out = value >> 63;
+            value = value << 1 | carry;
+            carry = out;
+        }
+        assert_int_equal(m->s.gpr[GPR_RBX], value);
+        assert_int_equal(m->s.gpr[GPR_RDX] & FLAG_CF, carry);
+    }
+    for (u32 round = 0; round < 40; round++) {
+        sm_setup(m, SM_LONG, 0);
+        m->s.gpr[GPR_RCX] = 0x100000000;
+        /* jmp 2f; 1: mov al, 1; hlt; 2: jrcxz 1b; jecxz 1b; hlt */
+        sm_hex(m, SM_CODE, "eb03 b001 f4 e3fb 67e3f8 f4");
+        m->s.gpr[GPR_RAX] = 0;
+        run_to_hlt(SM_CODE + 4);
+        assert_int_equal(m->s.gpr[GPR_RAX], 1);
+        m->s.rip = SM_CODE; /* and with neither */
+        m->s.gpr[GPR_RCX] = 0x100000001;
+        run_to_hlt(SM_CODE + 10);
+    }
+}
+
+/* 32-bit code looks at ECX, or with a prefix at CX. */
+static void test_jecxz(void **state) {
+    static const u32 ecx[] = {0, 1, 0x10000};
+    (void)state;
+    for (size_t i = 0; i < 40 * ARRAY_LEN(ecx); i++) {
+        u32 value = ecx[i % ARRAY_LEN(ecx)];
+        sm_setup(m, SM_PROT32, 0);
+        m->s.gpr[GPR_RCX] = value;
+        /* xor eax, eax; jecxz 1f; or al, 1; 1: jcxz 2f; or al, 2; 2: hlt */
+        sm_hex(m, SM_CODE, "31c0 e302 0c01 67e302 0c02 f4");
+        run_to_hlt(SM_CODE + 11);
+        assert_int_equal(m->s.gpr[GPR_RAX], (value ? 1 : 0) | (value & 0xffff ? 2 : 0));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_crossing),
-        cmocka_unit_test(test_popf),
-        cmocka_unit_test(test_syscalls),
-        cmocka_unit_test(test_much_code),
+        cmocka_unit_test(test_crossing), cmocka_unit_test(test_popf),
+        cmocka_unit_test(test_jrcxz),    cmocka_unit_test(test_jecxz),
+        cmocka_unit_test(test_syscalls), cmocka_unit_test(test_much_code),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
