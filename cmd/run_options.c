@@ -163,7 +163,7 @@ static const char help_text[] =
     "can\n"
     "                           go there (`sosia engine`, `sosia restore --engine kvm`)\n"
     "  --translator on|off      soft engine: translate hot code (default on)\n"
-    "  --code-cache MIB         soft engine: room for translated code per CPU (default 20)\n"
+    "  --code-cache MIB         soft engine: room for translated code per CPU (default 19)\n"
     "  --verify[=N]             soft engine: run translated code in lock-step with the "
     "interpreter\n"
     "                           (one of N times it is entered); one CPU\n"

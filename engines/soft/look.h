@@ -29,8 +29,8 @@ enum {
     LOOK_REGION_BITS = 9, /* slots in a host page */
     LOOK_REGIONS = LOOK_SLOTS >> LOOK_REGION_BITS,
     /* Regions of all sets together, 12 KiB each: of one vCPU; of all, unless they are very many. */
-    LOOK_TOUCHED_MAX = 700,
-    LOOK_TOUCHED_ALL = 2800,
+    LOOK_TOUCHED_MAX = 600,
+    LOOK_TOUCHED_ALL = 2400,
     LOOK_TOUCHED_MIN = 100,
     /* c->look points this far into a set: its low bits are the count of a SHRX by the page size. */
     LOOK_BIAS = PAGE_SHIFT,

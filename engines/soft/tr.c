@@ -22,7 +22,7 @@
 
 enum {
     HEAT = 6,
-    CACHE_MIB = 20,
+    CACHE_MIB = 19,
     CACHE_MIB_MAX = 512,
 };
 
