@@ -373,6 +373,7 @@ static const struct row rows[] = {
     {"avxdot", dots, {NULL}},
     {"movsb", movsb, {NULL}},
     {"gcc40", NULL, SH(GCC "/tmp/40.s /tmp/40.c; cat /tmp/40.s")},
+    {"gcc1", NULL, SH(GCC "/tmp/1.s /tmp/half1.c; cat /tmp/1.s")},
     {"gcc2", NULL,
      SH(GCC "/tmp/1.s /tmp/half1.c & " GCC "/tmp/2.s /tmp/half2.c; wait; cat /tmp/1.s /tmp/2.s")},
 };
