@@ -159,6 +159,7 @@ static u32 fetched_hash(u64 linear) {
     u64 page = linear >> PAGE_SHIFT;
     return tlb_filter_bit(page ^ page >> 13, linear, TLB_FILTER_BITS);
 }
+
 static u64 huge_bit(u64 linear) {
     u64 region = linear >> 30;
     return BIT(tlb_filter_bit(region ^ region >> 6 ^ region >> 12, linear, 64));
