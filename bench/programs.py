@@ -26,7 +26,7 @@ ROOT = "build/guests/userland/root"
 PROGS = "build/bench/progs"
 TWELVE = ["openssl", "xz", "zstd", "python", "sqlite", "gcc", "forkexec", "pipes", "matrix", "getppid",
           "memcpy", "chase"]
-MORE = ["boot", "fault", "signal", "pingpong", "fork", "avxdot", "movsb", "gcc40", "gcc1", "gcc2"]
+MORE = ["boot", "fault", "signal", "pingpong", "fork", "avxdot", "movsb", "gcc40", "primes", "gcc1", "gcc2"]
 TWO = ["gcc1", "gcc2"]  # one compiler, two at once, in guests with two vCPUs
 CMDLINE = "console=ttyS0 quiet mitigations=off panic=-1"
 BOOT_CMDLINE = CMDLINE + " sosia.nomodules sosia.run=true"
