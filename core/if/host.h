@@ -71,6 +71,9 @@ struct host_ops {
     /* Optional: whole pages of pages() or code_alloc() (through rw) go back to the host and are
      * zero when touched again. */
     void (*pages_discard)(struct host *host, void *ptr, size_t size);
+    /* Optional: what pages() or code_alloc() gave (either mapping) is in use all over from ptr on,
+     * size bytes: the host may put larger pages behind what is whole of them. Contents stay. */
+    void (*pages_join)(struct host *host, void *ptr, size_t size);
     int (*code_alloc)(struct host *host, size_t size, struct host_code *out);
     void (*code_free)(struct host *host, struct host_code *code);
 

@@ -19,6 +19,7 @@ enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 #ifndef ARENA_SIZE
 #define ARENA_SIZE (6 * MIB)
 #endif
+#define CACHE_HEAD ALIGN_UP(sizeof(struct soft_cache), (size_t)PAGE_SIZE) /* the arena follows */
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
      BLOCK_MAX * sizeof(struct insn) + 256)
@@ -28,15 +29,11 @@ enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 
 int soft_cache_create(struct soft_vcpu *c) {
     struct host *host = c->vm->host;
-    struct soft_cache *cache = host->ops->pages(host, sizeof(*cache));
+    struct soft_cache *cache = host->ops->pages(host, CACHE_HEAD + ARENA_SIZE);
     if (!cache) {
         return -ERR_NOMEM;
     }
-    cache->arena = host->ops->pages(host, ARENA_SIZE);
-    if (!cache->arena) {
-        host->ops->pages_free(host, cache, sizeof(*cache));
-        return -ERR_NOMEM;
-    }
+    cache->arena = (u8 *)cache + CACHE_HEAD;
     cache->size = cache->limit = ARENA_SIZE;
     cache->fetch.base = cache->fetch.index = MEM_NONE;
     c->cache = cache;
@@ -46,8 +43,7 @@ int soft_cache_create(struct soft_vcpu *c) {
 void soft_cache_destroy(struct soft_vcpu *c) {
     struct host *host = c->vm->host;
     if (c->cache) {
-        host->ops->pages_free(host, c->cache->arena, c->cache->size);
-        host->ops->pages_free(host, c->cache, sizeof(*c->cache));
+        host->ops->pages_free(host, c->cache, CACHE_HEAD + c->cache->size);
     }
     c->cache = NULL;
 }
@@ -69,6 +65,11 @@ static void cache_empty(struct soft_vcpu *c) {
 void soft_cache_reset(struct soft_vcpu *c) {
     cache_empty(c);
     soft_tr_flush(c);
+}
+
+void soft_cache_join(struct soft_vcpu *c) {
+    struct host *host = c->vm->host;
+    host->ops->pages_join(host, c->cache, CACHE_HEAD + c->cache->size);
 }
 
 void soft_cache_limit(struct soft_vcpu *c, size_t bytes) {

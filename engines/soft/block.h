@@ -69,6 +69,8 @@ int soft_cache_create(struct soft_vcpu *c);
 void soft_cache_destroy(struct soft_vcpu *c);
 /* Forgets everything (RAM was remapped, instructions became available). Not inside a block. */
 void soft_cache_reset(struct soft_vcpu *c);
+/* All of it is in use: host.h, pages_join, which the host has. */
+void soft_cache_join(struct soft_vcpu *c);
 /* How much memory decoded blocks may take from now on; more than there is: all of it. */
 void soft_cache_limit(struct soft_vcpu *c, size_t bytes);
 /* Forgets decoded blocks and gives their memory back; not inside one. */

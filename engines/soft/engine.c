@@ -241,21 +241,18 @@ static void soft_vcpu_destroy(struct engine_vcpu *ev) {
     soft_verify_destroy(c);
     soft_tr_destroy(c);
     soft_cache_destroy(c);
-    soft_tlb_destroy(c);
-    vm->host->ops->pages_free(vm->host, c, sizeof(*c));
+    vm->host->ops->pages_free(vm->host, c, SOFT_ROOM_SIZE);
     ev->priv = NULL;
 }
 
-static int vcpu_parts(struct soft_vcpu *c) {
-    int r = soft_tlb_create(c);
-    if (!r) {
-        r = soft_cache_create(c);
-    }
+static int vcpu_parts(struct soft_vcpu *c, struct soft_room *room) {
+    soft_tlb_create(c, &room->tlb);
+    int r = soft_cache_create(c);
     if (!r) {
         r = soft_vec_create(c, c->vm->host, c->vm->vec_pool);
     }
     if (!r && c->vm->ev->translator.on) {
-        r = soft_tr_create(c);
+        r = soft_tr_create(c, &room->tr);
     }
     if (!r && c->tr && c->vm->ev->translator.verify && c->vm->ev->vcpu_count == 1) {
         r = soft_verify_create(c);
@@ -268,15 +265,16 @@ static int soft_vcpu_create(struct engine_vcpu *ev, struct err *err) {
     if (ev->id >= SOFT_MAX_VCPUS) {
         return ERR_SET(err, ERR_RANGE, "soft engine: at most %d vCPUs", SOFT_MAX_VCPUS);
     }
-    struct soft_vcpu *c = vm->host->ops->pages(vm->host, sizeof(*c));
-    if (!c) {
+    struct soft_room *room = vm->host->ops->pages(vm->host, SOFT_ROOM_SIZE);
+    if (!room) {
         return ERR_SET(err, ERR_NOMEM, "soft engine: no memory for vCPU %u", ev->id);
     }
+    struct soft_vcpu *c = &room->vcpu;
     c->ev = ev;
     c->vm = vm;
     c->purge_page = UINT64_MAX;
     ev->priv = c;
-    int r = vcpu_parts(c);
+    int r = vcpu_parts(c, room);
     if (r) {
         soft_vcpu_destroy(ev);
         return ERR_SET(err, (enum err_code) - r, "soft engine: cannot create vCPU %u: %s", ev->id,

@@ -112,23 +112,10 @@ static void context_enter(struct soft_vcpu *c, struct tlb_context *ctx) {
     soft_derived_update(c);
 }
 
-int soft_tlb_create(struct soft_vcpu *c) {
-    struct host *host = c->vm->host;
-    struct soft_tlb *tlb = host->ops->pages(host, sizeof(*tlb));
-    if (!tlb) {
-        return -ERR_NOMEM;
-    }
+void soft_tlb_create(struct soft_vcpu *c, struct soft_tlb *tlb) {
     memset(tlb->empty, 0xff, sizeof(tlb->empty));
     c->tlb = tlb;
     tlb->now = context_replace(tlb, 0);
-    return 0;
-}
-
-void soft_tlb_destroy(struct soft_vcpu *c) {
-    if (c->tlb) {
-        c->vm->host->ops->pages_free(c->vm->host, c->tlb, sizeof(*c->tlb));
-    }
-    c->tlb = NULL;
 }
 
 void soft_derived_update(struct soft_vcpu *c) {

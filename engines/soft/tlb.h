@@ -71,8 +71,7 @@ struct soft_tlb {
     struct tlb_context context[TLB_CONTEXTS];
 };
 
-int soft_tlb_create(struct soft_vcpu *c);
-void soft_tlb_destroy(struct soft_vcpu *c);
+void soft_tlb_create(struct soft_vcpu *c, struct soft_tlb *tlb); /* tlb: zeros */
 
 static inline u32 tlb_index(u64 linear) {
     return (u32)(linear >> PAGE_SHIFT) & (TLB_SIZE - 1);

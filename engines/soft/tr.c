@@ -52,19 +52,14 @@ static void release(struct soft_tr *t, struct host *host) {
     tr_cache_destroy(t, host);
     tr_pages_destroy(t, host);
     tr_audit_free(t, host);
-    host->ops->pages_free(host, t, sizeof(*t));
 }
 
-int soft_tr_create(struct soft_vcpu *c) {
+int soft_tr_create(struct soft_vcpu *c, struct soft_tr *t) {
     struct host *host = c->vm->host;
     const struct engine_translator *o = &c->vm->ev->translator;
     u32 mib = o->cache_mib ? MIN(o->cache_mib, (u32)CACHE_MIB_MAX) : (u32)CACHE_MIB;
     if (!host->ops->thread_gs) {
         return 0;
-    }
-    struct soft_tr *t = host->ops->pages(host, sizeof(*t));
-    if (!t) {
-        return -ERR_NOMEM;
     }
     int rc = host->ops->code_alloc(host, mib * MIB, &t->code);
     rc = rc ? rc : tr_cache_create(t, host);

@@ -49,7 +49,9 @@
 /* --- what the rest of the engine calls ---------------------------------------------------------
  */
 
-int soft_tr_create(struct soft_vcpu *c); /* 0 also where the host cannot: c->tr stays NULL */
+struct soft_tr;
+/* t: zeros. 0 also where the host cannot: c->tr stays NULL */
+int soft_tr_create(struct soft_vcpu *c, struct soft_tr *t);
 void soft_tr_destroy(struct soft_vcpu *c);
 void soft_tr_flush(struct soft_vcpu *c);            /* all translations are void */
 void soft_tr_run_begin(struct soft_vcpu *c);        /* on the thread that will run */
@@ -285,6 +287,7 @@ struct soft_tr {
     u64 evicted_at;     /* stats.cold when the last region went */
     u8 lives[1 << 15];  /* how often code was decoded, by place, hashed */
     bool host_avx, host_bmi2;
+    bool joined;         /* large pages were asked for */
     bool force;          /* interpret the next block */
     bool fresh;          /* code was written since generated code was entered last */
     bool want_alone;     /* at next_rip, a trace without groups */
@@ -342,6 +345,16 @@ struct soft_tr {
     u64 page_have;   /* bit per 64 bytes: copied into page */
     u64 seen_at[64]; /* bit per byte of the page: instructions in the trace */
 };
+
+/* What a vCPU looks at all the time, side by side, so that two large pages can hold it (host.h,
+ * pages_join). */
+struct soft_room {
+    struct soft_vcpu vcpu;
+    struct soft_tlb tlb ALIGNED(4096);
+    struct soft_tr tr ALIGNED(4096);
+};
+#define SOFT_ROOM_SIZE (4 * MIB)
+_Static_assert(sizeof(struct soft_room) <= SOFT_ROOM_SIZE, "two large pages");
 
 enum { LATE_MISS, LATE_VLOAD, LATE_EDGE, LATE_INDIRECT, LATE_STEP };
 

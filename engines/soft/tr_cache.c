@@ -183,6 +183,7 @@ void tr_cache_trim(struct soft_vcpu *c) {
         host->ops->pages_discard(host, *table[n].at, table[n].size);
     }
     host->ops->pages_discard(host, t->code.rw + kept, t->code.size - kept);
+    t->joined = false;
     tr_cache_forget(c);
     tr_pages_trim(c);
 }
@@ -315,6 +316,24 @@ static u32 draw(struct soft_tr *t, u32 below) {
     return t->lot % below;
 }
 
+/* Far more pages are in use than the processor has translations for. Code fills its memory from
+ * the start; the tables are in use all over when the cache is full. */
+static void join_pages(struct soft_vcpu *c, bool full) {
+    struct soft_tr *t = c->tr;
+    struct host *host = c->vm->host;
+    if (t->joined || !host->ops->pages_join) {
+        return;
+    }
+    size_t code = full ? t->code.size : region_begin(t, t->region + 1).code;
+    host->ops->pages_join(host, t->code.rw, code);
+    host->ops->pages_join(host, t->code.rx, code);
+    if (full) {
+        host->ops->pages_join(host, c, SOFT_ROOM_SIZE);
+        soft_cache_join(c);
+        t->joined = true;
+    }
+}
+
 void tr_cache_make_room(struct soft_vcpu *c) {
     struct soft_tr *t = c->tr;
     u32 next = 0;
@@ -323,6 +342,7 @@ void tr_cache_make_room(struct soft_vcpu *c) {
     while (next < TR_REGIONS && (t->filled >> next & 1)) {
         next++;
     }
+    join_pages(c, next == TR_REGIONS);
     if (next == TR_REGIONS) {
         next = (t->region + 1 + draw(t, TR_REGIONS - 1)) % TR_REGIONS;
         evict(c, next);

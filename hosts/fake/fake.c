@@ -187,6 +187,7 @@ static const struct host_ops fake_ops = {
     .ram_free = linux_ram_free,
     .ram_discard = fake_ram_discard,
     .pages_discard = fake_pages_discard,
+    .pages_join = linux_pages_join,
     .code_alloc = linux_code_alloc,
     .code_free = linux_code_free,
     .now = fake_now,

@@ -47,6 +47,7 @@ static const struct host_ops linux_ops = {
     .ram_free = linux_ram_free,
     .ram_discard = linux_ram_discard,
     .pages_discard = linux_pages_discard,
+    .pages_join = linux_pages_join,
     .code_alloc = linux_code_alloc,
     .code_free = linux_code_free,
     .now = linux_now,

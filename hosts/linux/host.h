@@ -16,6 +16,7 @@ void linux_free(struct host *host, void *ptr, size_t size);
 void *linux_pages(struct host *host, size_t size);
 void linux_pages_free(struct host *host, void *ptr, size_t size);
 void linux_pages_discard(struct host *host, void *ptr, size_t size);
+void linux_pages_join(struct host *host, void *ptr, size_t size);
 int linux_ram_alloc(struct host *host, u64 size, struct host_ram *out);
 int linux_ram_alloc_private(struct host *host, u64 size, struct host_ram *out);
 int linux_ram_discard(struct host *host, u8 *hva, u64 size);

@@ -11,7 +11,10 @@
 
 #include "hosts/linux/host.h"
 
-#define SPARSE (8 * MIB)
+#define LARGE (2 * MIB) /* a large page of x86 */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 void *linux_alloc(struct host *host, size_t size) {
     (void)host;
@@ -24,14 +27,33 @@ void linux_free(struct host *host, void *ptr, size_t size) {
     free(ptr);
 }
 
-void *linux_pages(struct host *host, size_t size) {
-    (void)host;
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    if (p == MAP_FAILED) {
+/* Fresh addresses that begin where a large page could; nothing is there yet. NULL: none. */
+static void *reserve_aligned(size_t size) {
+    size_t all = ALIGN_UP(size, (size_t)PAGE_SIZE) + LARGE;
+    u8 *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if ((void *)p == MAP_FAILED) {
         return NULL;
     }
-    if (size >= SPARSE) { /* touched here and there: no huge pages. Not all kernels know of them. */
+    size_t before = -(uintptr_t)p & (LARGE - 1);
+    if (before) {
+        munmap(p, before);
+    }
+    munmap(p + before + (all - LARGE), LARGE - before);
+    return p + before;
+}
+
+void *linux_pages(struct host *host, size_t size) {
+    (void)host;
+    void *want = size >= LARGE ? reserve_aligned(size) : NULL;
+    void *p = mmap(want, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (want ? MAP_FIXED : 0), -1, 0);
+    if (p == MAP_FAILED) {
+        if (want) {
+            munmap(want, size);
+        }
+        return NULL;
+    }
+    if (size >= LARGE) { /* touched here and there: no huge pages. Not all kernels know of them. */
         (void)madvise(p, size, MADV_NOHUGEPAGE);
     }
     return p;
@@ -49,6 +71,17 @@ void linux_pages_discard(struct host *host, void *ptr, size_t size) {
     (void)host;
     if (madvise(ptr, size, MADV_REMOVE)) {
         (void)madvise(ptr, size, MADV_DONTNEED);
+    }
+}
+
+void linux_pages_join(struct host *host, void *ptr, size_t size) {
+    (void)host;
+    uintptr_t begin = ALIGN_UP((uintptr_t)ptr, (uintptr_t)LARGE);
+    uintptr_t end = ((uintptr_t)ptr + size) & ~((uintptr_t)LARGE - 1);
+    if (begin < end) { /* kernels that cannot leave it as it was; once given back it is small */
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+        (void)madvise((void *)begin, end - begin, MADV_COLLAPSE);
+        (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
     }
 }
 
@@ -144,16 +177,18 @@ int linux_ram_discard(struct host *host, u8 *hva, u64 size) {
  * for a memfd. An old size of 0 makes mremap map the same memory once more. */
 int linux_code_alloc(struct host *host, size_t size, struct host_code *out) {
     (void)host;
-    void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (rw == MAP_FAILED) {
-        return -ERR_NOMEM;
-    }
-    void *rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
-    if (rx == MAP_FAILED || mprotect(rx, size, PROT_READ | PROT_EXEC)) {
-        if (rx != MAP_FAILED) {
+    void *rw = reserve_aligned(size), *rx = reserve_aligned(size);
+    if (!rw || !rx ||
+        mmap(rw, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            MAP_FAILED ||
+        mremap(rw, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, rx) == MAP_FAILED ||
+        mprotect(rx, size, PROT_READ | PROT_EXEC)) {
+        if (rx) {
             munmap(rx, size);
         }
-        munmap(rw, size);
+        if (rw) {
+            munmap(rw, size);
+        }
         return -ERR_NOMEM;
     }
     *out = (struct host_code){.rw = rw, .rx = rx, .size = size};
