@@ -166,12 +166,14 @@ static void put_condition(struct soft_tr *t, const struct tr_insn *i) {
         return;
     }
     tr_flags_need(t);
-    u32 hint = to <= i->rip ? tr_flags_hint(t) : (u32)FLAGS_AT_HOME;
+    u32 hint = to <= i->rip ? tr_edge_hint(t, to) : (u32)FLAGS_AT_HOME;
     if (hint) {
-        tr_gs_imm(t, C_OFF(tr_lazy), hint);
+        tr_imm(t, H_TEMP2, hint);
     }
     tr_edge(t, to, tr_jcc(t, i->insn.cond));
-    t->exits[t->exit_count - 1].flags = hint;
+    if (hint) {
+        t->exits[t->exit_count - 1].access = EDGE_TOLD;
+    }
 }
 
 static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
@@ -541,12 +543,13 @@ static void join(struct soft_tr *t, u32 exit, struct tr_block *to) {
         from->floats != to->floats || (near && (from->gpa ^ to->gpa) >> PAGE_SHIFT)) {
         return;
     }
-    bool lazy =
-        e->entry == ENTRY_R && to->entry[ENTRY_L] && tr_flags_trusted(t, e->flags, to->early);
+    bool lazy = e->entry == ENTRY_R && e->access && to->entry[ENTRY_L] &&
+                tr_flags_trusted(t, e->flags, to->early);
     u32 ahead = near && to->rip > from->rip
                     ? to->entry[e->entry == ENTRY_R ? ENTRY_AHEAD_R : ENTRY_AHEAD_M]
                     : 0;
-    tr_fix(t, e->patch, ahead ? ahead : to->entry[lazy ? ENTRY_L : e->entry]);
+    lazy = lazy && !ahead;
+    tr_edge_join(t, exit, ahead ? ahead : to->entry[lazy ? ENTRY_L : e->entry], lazy);
     e->target = (u32)(to - t->blocks);
     e->next_in = to->in;
     to->in = exit;
@@ -566,10 +569,9 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
     struct soft_tr *t = c->tr;
     struct tr_jump *j[] = {tr_jump_of(c, b->rip), tr_jump_other(c, b->rip)};
     for (u32 n = b->in; n != TR_NONE;) {
-        struct tr_exit *e = &t->exits[n];
-        n = e->next_in;
-        tr_fix(t, e->patch, e->unjoined);
-        e->target = e->next_in = TR_NONE;
+        u32 next = t->exits[n].next_in;
+        tr_edge_unjoin(t, n);
+        n = next;
     }
     for (u32 k = 0; k < ARRAY_LEN(j); k++) {
         if (j[k]->host == (u64)(uintptr_t)t->code.rx + b->entry[ENTRY_X]) {

@@ -28,7 +28,7 @@
  *      where they are
  *       P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
- *   L  flags are where c->tr_lazy says, and nobody will read them
+ *   L  flags are where the number in H_TEMP2 says (tr_flags.c), and nobody will read them
  *   R and M from a trace of the same page that begins before it: no poll
  * All others poll c->request. Each way round passes one of them, since it cannot lead upwards only.
  * The page check (tr_page.c) finds out whether the fetch translation is that at the time of
@@ -102,7 +102,7 @@ struct tr_exit {
     u64 rip;   /* where to go on; of the instruction for MISS, STEP, INDIRECT */
     u32 block; /* whose */
     u32 patch; /* EDGE: where the rel32 is; MISS, STEP: where generated code goes on */
-    u32 flags; /* where they are: FLAGS_AT_*; EDGE: also left in c->tr_lazy (tr_flags.c) */
+    u32 flags; /* where they are: FLAGS_AT_*; EDGE: or how they can be had (tr_flags.c) */
     u16 size;  /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
     u8 kind;
     u8 len; /* STEP: of the instruction; MISS: to how many bytes what is accessed first must be
@@ -121,7 +121,7 @@ struct tr_exit {
             u8 count;  /* instructions that share the look */
         };
     };
-    u8 access; /* MISS */
+    u8 access; /* MISS; EDGE: enum tr_edge_tells */
     u8 entry;  /* EDGE: of the target; MISS: SEG_FS or SEG_GS when its limit and type have to be
                   looked at, else 0 */
     /* MISS: the linear address, from guest registers as they are at the exit */
@@ -129,6 +129,10 @@ struct tr_exit {
     u8 ea_how;  /* EA_* | shift << 2 | EA_INDEX | EA_QUIET */
 };
 _Static_assert(sizeof(struct tr_exit) == 40, "there are many");
+
+/* Who tells an entry L of the target how flags can be had: nobody; generated code, before the jump;
+ * the edge's late piece can, once it is made to (tr_edge_join); it does. */
+enum tr_edge_tells { EDGE_MUTE, EDGE_TOLD, EDGE_PIECE, EDGE_PIECE_TELLS };
 
 /* Where flags are at an exit: in c->tr_flags; where c->tr_lazy says; to be had by recipe number n -
  * FLAGS_AT_RECIPE. */
@@ -331,6 +335,7 @@ struct soft_tr {
     struct tr_at share_at;
     u32 now, writer;              /* being translated; last that wrote all flags, or TR_NONE */
     u32 recipe_of, recipe_number; /* the recipe made last: of which writer; 0: none yet */
+    u32 recipe_seen[1024];        /* numbers of the region's recipes, by what they say; 0: none */
     bool vec_done;                /* vector registers were seen to be loaded */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
@@ -520,6 +525,11 @@ void tr_count_begin(struct soft_tr *t);
 void tr_count_end(struct soft_tr *t);
 void tr_count_jump(struct soft_tr *t);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
+/* How flags can be had at rip, for an edge from t->now; FLAGS_AT_HOME: by saving them. */
+u32 tr_edge_hint(struct soft_tr *t, u64 rip);
+/* An edge to a trace of the same page: lazy, by way of its entry L, else to `entry`. And undone. */
+void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy);
+void tr_edge_unjoin(struct soft_tr *t, u32 exit);
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
 /* The interpreter does count instructions from i on: one, or a run of x87 and MMX instructions. */
 void tr_step(struct soft_tr *t, const struct tr_insn *i, u32 count, bool end);
@@ -570,7 +580,8 @@ void tr_flags_out(struct soft_vcpu *c);          /* aflags -> tr_flags */
 /* At t->now, where RFLAGS would be saved: how to do without, or FLAGS_AT_HOME. */
 u32 tr_flags_recipe(struct soft_tr *t);
 void tr_flags_remake(struct soft_tr *t); /* follows the recipe t->lost: RFLAGS is the guest's */
-/* For a jump at t->now: what c->tr_lazy may say, FLAGS_AT_HOME: nothing. */
+/* For a jump at t->now, or behind the last instruction: what an entry L may be told, FLAGS_AT_HOME:
+ * nothing. */
 u32 tr_flags_hint(struct soft_tr *t);
 /* Are flags that the trace finds never read, and written again within it before they must be in one
  * place? *early: registers that change before its last exit of that kind. */

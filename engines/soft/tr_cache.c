@@ -112,6 +112,7 @@ static void region_start(struct soft_tr *t, u32 n) {
     t->single_used = begin.single_room;
     t->recipe_count = begin.recipe;
     t->recipe_end = region_begin(t, n + 1).recipe;
+    memset(t->recipe_seen, 0, sizeof(t->recipe_seen));
 }
 
 bool tr_cache_room(const struct soft_tr *t) {
@@ -211,8 +212,7 @@ static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b
         if (exit_gone(v, *at)) {
             *at = next;
         } else if (gone) {
-            tr_fix(t, e->patch, e->unjoined);
-            e->target = e->next_in = TR_NONE;
+            tr_edge_unjoin(t, *at);
             *at = next;
         } else {
             at = &e->next_in;

@@ -7,9 +7,14 @@
  *
  *   cmp rax, rbx | jb .. | mov rcx, [rdx] <- an exit here: flags of rax - rbx | add rcx, 1
  *
- * Where the last instruction that wrote flags is in another trace, that trace leaves the recipe's
- * number in c->tr_lazy (jumps backwards only), and the jump is joined to an entry that trusts it
- * when the exits of the target come before any register of the recipe changes.
+ * Where the last instruction that wrote flags is in another trace of the page, that trace brings the
+ * recipe's number along in H_TEMP2, and the jump is joined to an entry (L) that trusts it when the
+ * exits of the target come before any register of the recipe changes. Conditional jumps backwards,
+ * those of loops, set it beforehand. Others are joined by way of their late pieces (tr_flow.c), so
+ * that the way on that does not jump pays nothing:
+ *
+ *   unjoined   jb piece ..   piece: mov r14d, exit;   jmp STUB_EXIT_FLAGS
+ *   joined     jb piece ..   piece: mov r13d, number; jmp L
  */
 #include "engines/soft/tr.h"
 
@@ -106,12 +111,26 @@ static bool looks_only(const struct tr_insn *i) {
     }
 }
 
+static u32 *recipe_place(struct soft_tr *t, const struct tr_recipe *r) {
+    u64 bits;
+    memcpy(&bits, r, sizeof(bits));
+    bits *= 0x9e3779b97f4a7c15;
+    return &t->recipe_seen[bits >> 40 & (ARRAY_LEN(t->recipe_seen) - 1)];
+}
+
+/* Most are in the region already: TEST EAX, EAX. */
 static u32 recipe_new(struct soft_tr *t, const struct tr_recipe *r) {
+    u32 *seen = recipe_place(t, r);
+    _Static_assert(sizeof(*r) == sizeof(u64), "compared as a number");
+    if (*seen && !memcmp(&t->recipes[*seen - FLAGS_AT_RECIPE], r, sizeof(*r))) {
+        return *seen;
+    }
     if (t->recipe_count == t->recipe_end) {
         return FLAGS_AT_HOME;
     }
     t->recipes[t->recipe_count] = *r;
-    return FLAGS_AT_RECIPE + t->recipe_count++;
+    *seen = FLAGS_AT_RECIPE + t->recipe_count++;
+    return *seen;
 }
 
 /* Are flags wanted in RFLAGS at i? */
@@ -233,8 +252,9 @@ u32 tr_flags_hint(struct soft_tr *t) {
     if (t->saved || t->lost || t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r)) {
         return FLAGS_AT_HOME;
     }
-    for (u32 n = t->writer + 1; n <= t->now; n++) {
+    for (u32 n = t->writer + 1; n <= t->now && n < t->trace_len; n++) {
         changed |= tr_regs_written(&t->trace[n].insn);
+        changed |= t->trace[n].class == CLASS_CALL ? 1u << GPR_RSP : 0;
     }
     return changed & recipe_regs(&r) ? (u32)FLAGS_AT_HOME : recipe_new(t, &r);
 }

@@ -189,8 +189,9 @@ void tr_entries(struct soft_tr *t) {
         page_check(t, b->second_slot, self);
     }
     if (lazy) {
-        tr_gs_imm(t, C_OFF(tr_lazy), FLAGS_AT_HOME);
+        tr_rr(t, false, 0x31, H_TEMP2, H_TEMP2); /* xor: FLAGS_AT_HOME */
         b->entry[ENTRY_L] = t->used;
+        tr_gs(t, false, 0x89, H_TEMP2, C_OFF(tr_lazy));
     }
     cmp_request(t);
     tr_fix(t, tr_jcc(t, 5), self_lazy);
@@ -251,9 +252,49 @@ void tr_count_jump(struct soft_tr *t) {
 /* --- jumps -------------------------------------------------------------------------------------
  */
 
+static bool same_page(const struct soft_tr *t, u64 rip) {
+    return !((rip ^ t->rip) >> PAGE_SHIFT);
+}
+
+u32 tr_edge_hint(struct soft_tr *t, u64 rip) {
+    return same_page(t, rip) ? tr_flags_hint(t) : (u32)FLAGS_AT_HOME;
+}
+
 void tr_edge(struct soft_tr *t, u64 rip, u32 from) {
     u32 exit = tr_exit_new(t, TR_EDGE, rip);
+    struct tr_exit *e = &t->exits[exit];
+    e->flags = tr_edge_hint(t, rip);
+    e->access = e->flags ? EDGE_PIECE : EDGE_MUTE;
     tr_late_new(t, LATE_EDGE, exit, from, 0);
+}
+
+/* Where a piece that may be made to tell has its parts: mov r14d or r13d, imm32; jmp rel32. */
+enum { PIECE_REG = 1, PIECE_NUMBER = 2, PIECE_JUMP = 7 };
+
+static void piece_set(struct soft_tr *t, u32 at, u32 reg, u32 number, u32 to) {
+    t->code.rw[at + PIECE_REG] = (u8)(0xb8 | (reg & 7));
+    memcpy(t->code.rw + at + PIECE_NUMBER, &number, sizeof(number));
+    tr_fix(t, at + PIECE_JUMP, to);
+}
+
+void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy) {
+    struct tr_exit *e = &t->exits[exit];
+    if (lazy && e->access == EDGE_PIECE) {
+        piece_set(t, e->unjoined, H_TEMP2, e->flags, entry);
+        e->access = EDGE_PIECE_TELLS;
+    } else {
+        tr_fix(t, e->patch, entry);
+    }
+}
+
+void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
+    struct tr_exit *e = &t->exits[exit];
+    if (e->access == EDGE_PIECE_TELLS) {
+        piece_set(t, e->unjoined, H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
+        e->access = EDGE_PIECE;
+    }
+    tr_fix(t, e->patch, e->unjoined);
+    e->target = e->next_in = TR_NONE;
 }
 
 void tr_table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {
@@ -330,11 +371,15 @@ void tr_step_late(struct soft_tr *t, const struct tr_insn *i, const u32 *from, u
 
 static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     struct tr_exit *e = &t->exits[l->exit];
-    bool same_page = !((e->rip ^ t->rip) >> PAGE_SHIFT);
     e->patch = l->from[0];
     e->unjoined = t->used;
     e->entry = l->saved ? ENTRY_M : ENTRY_R;
-    if (same_page) {
+    if (e->access == EDGE_PIECE) {
+        tr_imm(t, H_TEMP, l->exit);
+        tr_fix(t, tr_jmp(t), t->stub[STUB_EXIT_FLAGS]);
+        return;
+    }
+    if (same_page(t, e->rip)) {
         put_exit(t, l->exit, l->saved ? STUB_EXIT : STUB_EXIT_FLAGS);
         return;
     }
