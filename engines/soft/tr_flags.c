@@ -7,11 +7,11 @@
  *
  *   cmp rax, rbx | jb .. | mov rcx, [rdx] <- an exit here: flags of rax - rbx | add rcx, 1
  *
- * Where the last instruction that wrote flags is in another trace of the page, that trace brings the
- * recipe's number along in H_TEMP2, and the jump is joined to an entry (L) that trusts it when the
- * exits of the target come before any register of the recipe changes. Conditional jumps backwards,
- * those of loops, set it beforehand. Others are joined by way of their late pieces (tr_flow.c), so
- * that the way on that does not jump pays nothing:
+ * Where the last instruction that wrote flags is in another trace of the page, that trace brings
+ * the recipe's number along in H_TEMP2, and the jump is joined to an entry (L) that trusts it when
+ * the exits of the target come before any register of the recipe changes. Conditional jumps
+ * backwards, those of loops, set it beforehand. Others are joined by way of their late pieces
+ * (tr_flow.c), so that the way on that does not jump pays nothing:
  *
  *   unjoined   jb piece ..   piece: mov r14d, exit;   jmp STUB_EXIT_FLAGS
  *   joined     jb piece ..   piece: mov r13d, number; jmp L

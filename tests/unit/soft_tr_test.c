@@ -11,6 +11,7 @@
 
 #include "engines/soft/look.h"
 #include "engines/soft/tr.h"
+#include "engines/soft/tr_audit.h"
 #include "tests/unit/soft_machine.h"
 
 static struct sm *m;
@@ -186,39 +187,95 @@ NATIVE(neg)
 NATIVE(neg8)
 NATIVE(imm)
 
-static void test_recipes(void **state) {
-    static const struct {
-        const char *code;
-        u64 (*native)(u64 a, u64 b);
-        u64 undefined;
-    } row[] = {
-        {"4801d8", add_flags, 0},       {"01d8", add32_flags, 0},
-        {"4829d8", sub_flags, 0},       {"28d8", sub8_flags, 0},
-        {"6639d8", cmp16_flags, 0},     {"4839d8", cmp_flags, 0},
-        {"85d8", test_flags, FLAG_AF},  {"4821d8", and_flags, FLAG_AF},
-        {"6631d8", xor_flags, FLAG_AF}, {"09d8", or_flags, FLAG_AF},
-        {"48f7d8", neg_flags, 0},       {"f6d8", neg8_flags, 0},
-        {"83f8fd", imm_flags, 0},
-    };
-    static const u64 value[] = {
-        0,           1,         2,       0x7f,       0x80,           0xff,
-        0x7fff,      0x8000,    0xffff,  0x7fffffff, 0x80000000,     0xffffffff,
-        0x100000000, INT64_MAX, BIT(63), UINT64_MAX, UINT64_MAX - 2, 0x123456789abcdef0};
-    (void)state;
-    for (size_t r = 0; r < ARRAY_LEN(row); r++) {
-        for (size_t i = 0; i < ARRAY_LEN(value); i++) {
-            for (size_t k = 0; k < ARRAY_LEN(value); k++) {
-                u64 want = row[r].native(value[i], value[k]) & ~row[r].undefined;
-                u64 got = frame_flags(row[r].code, value[i], value[k]) & ~row[r].undefined;
-                if (want != got) {
-                    fail_msg("%s: %llx, %llx: want %llx, got %llx", row[r].code,
-                             (unsigned long long)value[i], (unsigned long long)value[k],
-                             (unsigned long long)want, (unsigned long long)got);
-                }
+struct recipe_row {
+    const char *code;
+    u64 (*native)(u64 a, u64 b);
+    u64 undefined;
+};
+static const struct recipe_row recipe_row[] = {
+    {"4801d8", add_flags, 0},      {"01d8", add32_flags, 0},       {"4829d8", sub_flags, 0},
+    {"28d8", sub8_flags, 0},       {"6639d8", cmp16_flags, 0},     {"4839d8", cmp_flags, 0},
+    {"85d8", test_flags, FLAG_AF}, {"4821d8", and_flags, FLAG_AF}, {"6631d8", xor_flags, FLAG_AF},
+    {"09d8", or_flags, FLAG_AF},   {"48f7d8", neg_flags, 0},       {"f6d8", neg8_flags, 0},
+    {"83f8fd", imm_flags, 0},
+};
+static const u64 recipe_value[] = {
+    0,           1,         2,       0x7f,       0x80,           0xff,
+    0x7fff,      0x8000,    0xffff,  0x7fffffff, 0x80000000,     0xffffffff,
+    0x100000000, INT64_MAX, BIT(63), UINT64_MAX, UINT64_MAX - 2, 0x123456789abcdef0};
+
+static void recipe_check(const struct recipe_row *r, u64 a, u64 b,
+                         u64 (*run)(const char *, u64, u64)) {
+    u64 want = r->native(a, b) & ~r->undefined, got = run(r->code, a, b) & ~r->undefined;
+    if (want != got) {
+        fail_msg("%s: %llx, %llx: want %llx, got %llx", r->code, (unsigned long long)a,
+                 (unsigned long long)b, (unsigned long long)want, (unsigned long long)got);
+    }
+}
+
+static void recipe_check_all(u64 (*run)(const char *, u64, u64)) {
+    for (size_t r = 0; r < ARRAY_LEN(recipe_row); r++) {
+        for (size_t i = 0; i < ARRAY_LEN(recipe_value); i++) {
+            for (size_t k = 0; k < ARRAY_LEN(recipe_value); k++) {
+                recipe_check(&recipe_row[r], recipe_value[i], recipe_value[k], run);
             }
         }
     }
+}
+
+static void test_recipes(void **state) {
+    (void)state;
+    recipe_check_all(frame_flags);
     assert_true(c->tr->recipe_count > 0);
+}
+
+/* The same where a jump forwards leads from the code to the fault, for the twelfth time. */
+static u64 jump_flags(const char *code, u64 a, u64 b) {
+    sm_setup(m, SM_LONG, 0);
+    u32 n = sm_hex(m, SM_CODE, "be0c000000"); /* mov esi, 12 */
+    u32 loop = n;
+    n += sm_hex(m, SM_CODE + n, "4c89c0"); /* 1: mov rax, r8 */
+    n += sm_hex(m, SM_CODE + n, code);
+    /* jb 2f; jae 2f; hlt; 2: mov ecx, [rdx]; add ecx, 1; dec esi; cmovz rdx, rdi; jmp 1b */
+    n += sm_hex(m, SM_CODE + n, "7203 7301 f4 8b0a 83c101 ffce 480f44d7 eb00");
+    sm_put(m, SM_CODE + n - 1, 1, (loop - n) & 0xff);
+    m->s.gpr[GPR_R8] = a;
+    m->s.gpr[GPR_RBX] = b;
+    m->s.gpr[GPR_RDX] = SM_DATA;
+    m->s.gpr[GPR_RDI] = FAULTS;
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_PF);
+    assert_int_equal(m->s.cr2, FAULTS);
+    return sm_frame(m, 3, 8) & FLAG_ARITH;
+}
+
+/* The edge of a live trace that tells its target by its piece, 0: none. */
+static u32 telling(void) {
+    for (u32 n = c->tr->exit_count; --n;) {
+        const struct tr_exit *e = &c->tr->exits[n];
+        if (e->kind == TR_EDGE && e->access == EDGE_PIECE_TELLS && e->target != TR_NONE) {
+            return n;
+        }
+    }
+    return 0;
+}
+
+static void test_recipes_brought(void **state) {
+    char text[160];
+    (void)state;
+    recipe_check(&recipe_row[5], 3, 5, jump_flags);
+    u32 n = telling();
+    const struct tr_exit *e = &c->tr->exits[n];
+    const u8 *piece = c->tr->code.rw + e->unjoined;
+    assert_int_not_equal(n, 0);
+    assert_memory_equal(piece + 2, &e->flags, 4);
+    assert_true(tr_audit_all(c, text, sizeof(text)));
+    tr_drop(c, e->target); /* the piece leads to the monitor again, with the exit's number */
+    assert_int_equal(e->target, TR_NONE);
+    assert_int_equal(e->access, EDGE_PIECE);
+    assert_memory_equal(piece + 2, &n, 4);
+    assert_true(tr_audit_all(c, text, sizeof(text)));
+    recipe_check_all(jump_flags);
 }
 
 /* --- tr_share.c --------------------------------------------------------------------------------
@@ -487,6 +544,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_look_large, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_look_reset, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_recipes_brought, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share_fault, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_groups, set_up, tear_down),
