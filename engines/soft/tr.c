@@ -258,10 +258,13 @@ static u32 put_one(struct soft_tr *t, u32 at) {
         return 1;
     case CLASS_SYSTEM:
         tr_flags_keep(t);
+        t->look_held = false;
         tr_system(t, i);
+        t->look_held = false; /* c->look may be another */
         return 1;
     case CLASS_STRING:
         tr_flags_keep(t);
+        t->look_held = false;
         tr_string(t, i);
         return 1;
     case CLASS_STEP:
@@ -269,6 +272,7 @@ static u32 put_one(struct soft_tr *t, u32 at) {
         tr_flags_keep(t);
         n = tr_step_run(t, at);
         tr_step(t, i, n, i->class == CLASS_STEP_END);
+        t->look_held = false;
         return n;
     default:
         put_jump(t, i);
@@ -314,6 +318,7 @@ static void emit(struct soft_tr *t) {
     t->lost = FLAGS_AT_HOME;
     t->vec_done = false;
     tr_entries(t);
+    t->look_held = false;
     tr_count_begin(t);
     for (u32 at = 0; at < t->trace_len;) {
         const struct tr_insn *i = &t->trace[at];

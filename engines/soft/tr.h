@@ -337,6 +337,7 @@ struct soft_tr {
     u32 recipe_of, recipe_number; /* the recipe made last: of which writer; 0: none yet */
     u32 recipe_seen[1024];        /* numbers of the region's recipes, by what they say; 0: none */
     bool vec_done;                /* vector registers were seen to be loaded */
+    bool look_held;               /* c->look is in H_TEMP2 (tr_mem.c) */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
         u32 back;    /* where the late piece returns to */
@@ -386,6 +387,7 @@ u32 tr_jmp(struct soft_tr *t);                         /* likewise */
 u32 tr_jcxz(struct soft_tr *t, bool narrow);           /* when RCX is 0; narrow: ECX */
 void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
+void tr_fix_here(struct soft_tr *t, u32 at);    /* to a place within the trace: here */
 
 #define C_OFF(member) offsetof(struct soft_vcpu, member)
 /* Of the trace: does a stack slot, a pointer to code have 8 bytes? */

@@ -463,9 +463,12 @@ static void forget(struct audit *a) {
     a->compared = CMP_NONE;
 }
 
-/* What the stubs leave in the registers that are no guest's. */
+/* What the stubs leave in the registers that are no guest's: c->look is in H_TEMP2 behind those
+ * that call C code, and that for vector registers leaves it there. */
 static void forget_own(struct audit *a) {
-    a->v[H_TEMP2] = audit_fresh(a);
+    if (a->v[H_TEMP2].kind != AUDIT_LOOK) {
+        a->v[H_TEMP2] = audit_fresh(a);
+    }
     a->v[H_TEMP] = audit_fresh(a);
     a->v[H_ADDR] = audit_fresh(a);
     a->has_passed = false;

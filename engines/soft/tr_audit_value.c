@@ -342,6 +342,14 @@ static void slots_stored(struct audit *a, u64 at, u32 size, bool whole) {
     }
 }
 
+static void look_changed(struct audit *a) {
+    for (u32 r = 0; r < VALUES; r++) {
+        if (a->v[r].kind == AUDIT_LOOK || a->v[r].kind == AUDIT_SLOT) {
+            a->v[r] = audit_fresh(a);
+        }
+    }
+}
+
 static void gs_stored(struct audit *a) {
     const struct insn *i = &a->insn;
     const struct insn_operand *mem = insn_mem_operand(i);
@@ -353,6 +361,9 @@ static void gs_stored(struct audit *a) {
         a->v[TEMP] = whole ? a->v[i->op[1].reg & 15] : audit_fresh(a);
     }
     slots_stored(a, (u64)i->mem.disp, mem->size, whole);
+    if (i->mem.disp == (s64)C_OFF(look)) {
+        look_changed(a);
+    }
 }
 
 void audit_values(struct audit *a) {

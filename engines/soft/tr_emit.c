@@ -25,6 +25,11 @@ void tr_u64(struct soft_tr *t, u64 v) {
     t->used += 8;
 }
 
+/* The register may be written: H_TEMP2 does not hold c->look from here on. */
+static void named(struct soft_tr *t, u32 reg) {
+    t->look_held &= reg != H_TEMP2;
+}
+
 static void rex(struct soft_tr *t, bool wide, u32 reg, u32 rm) {
     u32 v = 0x40 | (wide ? 8u : 0) | (reg & 8) >> 1 | (rm & 8) >> 3;
     if (v != 0x40) {
@@ -40,6 +45,7 @@ static void opcode_bytes(struct soft_tr *t, u32 opcode) {
 }
 
 void tr_imm(struct soft_tr *t, u32 reg, u64 v) {
+    named(t, reg);
     if (v <= UINT32_MAX) {
         rex(t, false, 0, reg);
         tr_u8(t, 0xb8 | (reg & 7));
@@ -57,6 +63,7 @@ void tr_imm(struct soft_tr *t, u32 reg, u64 v) {
 }
 
 void tr_gs(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {
+    named(t, reg);
     tr_u8(t, 0x65);
     rex(t, wide, reg, 0);
     opcode_bytes(t, opcode);
@@ -79,6 +86,8 @@ void tr_gs_imm(struct soft_tr *t, size_t offset, u32 v) {
 }
 
 void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm) {
+    named(t, reg);
+    named(t, rm);
     rex(t, wide, reg, rm);
     opcode_bytes(t, opcode);
     tr_u8(t, 0xc0 | (reg & 7) << 3 | (rm & 7));
@@ -86,6 +95,7 @@ void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm) {
 
 void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp) {
     bool byte = disp == (s8)disp;
+    named(t, reg);
     rex(t, wide, reg, base);
     opcode_bytes(t, opcode);
     tr_u8(t, (byte ? 0x40u : 0x80u) | (reg & 7) << 3 | (base & 7));
@@ -119,6 +129,7 @@ void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at) {
 
 void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at) {
     u32 v = 0x40 | (wide ? 8u : 0) | (reg & 8) >> 1;
+    named(t, reg);
     v |= at->index != MEM_NONE ? (at->index & 8u) >> 2 : 0;
     v |= at->base != MEM_NONE ? (at->base & 8u) >> 3 : 0;
     if (v != 0x40) {
@@ -168,6 +179,11 @@ u32 tr_jmp(struct soft_tr *t) {
 
 void tr_jmp_gs(struct soft_tr *t, size_t offset) {
     tr_gs(t, false, 0xff, 4, offset);
+}
+
+void tr_fix_here(struct soft_tr *t, u32 at) {
+    t->look_held = false;
+    tr_fix(t, at, t->used);
 }
 
 void tr_fix(struct soft_tr *t, u32 at, u32 to) {

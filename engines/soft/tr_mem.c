@@ -89,6 +89,15 @@ enum {
     LOOK_ADDEND = offsetof(struct look_set, addend) - LOOK_BIAS,
 };
 
+/* H_TEMP2 = c->look; it may be there from the look before, and is behind STUB_MISS and STUB_STEP.
+ */
+static void load_table(struct soft_tr *t) {
+    if (!t->look_held) {
+        tr_gs_load(t, H_TEMP2, C_OFF(look));
+        t->look_held = true;
+    }
+}
+
 static s32 tags(bool write) {
     return write ? (s32)LOOK_WRITE : (s32)LOOK_READ;
 }
@@ -148,7 +157,7 @@ static struct tr_exit *look_regs(struct soft_tr *t, const struct tr_insn *i, con
     e->ea_how = (u8)(EA_REGS | ea->shift << 2 | (ea->index == MEM_NONE ? 0 : EA_INDEX));
     e->ea_regs = (u8)((ea->base & 15) | (ea->index == MEM_NONE ? 0 : ea->index << 4));
     e->ea_disp = ea->disp;
-    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    load_table(t);
     if (ea->index == MEM_NONE && !ea->disp) {
         tr_shr_page(t, H_TEMP, ea->base);
     } else {
@@ -199,7 +208,7 @@ static void look_const(struct soft_tr *t, const struct tr_insn *i, u64 linear, u
     s32 slot = (s32)((u32)linear >> PAGE_SHIFT) * 8;
     e->ea_how = EA_CONST;
     e->ea_disp = (s32)(linear & PAGE_MASK);
-    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    load_table(t);
     tr_imm(t, H_ADDR, linear | PAGE_MASK);
     tr_rm(t, true, 0x3b, H_ADDR, H_TEMP2, slot + tags(write));
     miss_jump(t, e, back);
@@ -212,7 +221,7 @@ static void look_r15(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 s
     struct tr_exit *e = miss_new(t, i, size, write);
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3};
     e->ea_how = EA_R15;
-    tr_gs_load(t, H_TEMP2, C_OFF(look));
+    load_table(t);
     tr_shr_page(t, H_TEMP, H_ADDR);
     tr_mem(t, true, 0x8d, H_TEMP2, &slot);
     lea(t, true, H_TEMP, (struct tr_at){.base = H_ADDR, .index = MEM_NONE}, (s32)size - 1);

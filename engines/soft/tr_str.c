@@ -257,7 +257,7 @@ static void put_string(struct soft_tr *t, const struct tr_insn *ti) {
     }
     put_element(t, ti, size);
     if (none) {
-        tr_fix(t, none, t->used);
+        tr_fix_here(t, none);
     }
     while (n < 4 && jump[n]) {
         n++;

@@ -157,6 +157,7 @@ static void call_stub(struct soft_tr *t, enum tr_stub stub, u64 fn) {
     guest_registers(t, true);
     tr_gs_load(t, H_ADDR, C_OFF(next_rip));
     tr_flags_restore(t); /* behind an instruction that was done they may be in RFLAGS */
+    tr_gs_load(t, H_TEMP2, C_OFF(look)); /* tr_mem.c: load_table */
     tr_jmp_gs(t, C_OFF(tr_resume));
 }
 

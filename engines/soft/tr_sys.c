@@ -107,7 +107,7 @@ static void put_sti(struct soft_tr *t, const struct tr_insn *i) {
     tr_u8(t, 0);
     u32 quiet = tr_jcc(t, 4);
     tr_step(t, i, 1, true);
-    tr_fix(t, quiet, t->used);
+    tr_fix_here(t, quiet);
     rflags_alu(t, ALU_OR, FLAG_IF);
 }
 
@@ -160,7 +160,7 @@ static void put_popf(struct soft_tr *t, const struct tr_insn *i) {
         tr_u8(t, 0);
         from[count++] = tr_jcc(t, 5);
         tr_gs(t, false, 0x31, H_TEMP2, C_OFF(s.rflags)); /* xor */
-        tr_fix(t, same, t->used);
+        tr_fix_here(t, same);
     }
     image_to_flags(t);
     tr_rm(t, tr_wide(t), 0x8d, GPR_RSP, GPR_RSP, (s32)tr_word(t));
