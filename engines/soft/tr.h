@@ -469,6 +469,8 @@ bool tr_can_copy(const struct soft_tr *t, struct tr_insn *i);
 /* Is the memory operand one that a look can serve: no 16-bit address, a segment that allows it? */
 bool tr_mem_known(const struct insn *i, bool write);
 
+/* Does it leave H_TEMP as it was, or the addend that it took for its operand there? */
+bool tr_copy_keeps_temp(const struct tr_insn *i);
 void tr_copy(struct soft_tr *t, const struct tr_insn *i);
 void tr_push_mem(struct soft_tr *t, const struct tr_insn *i);
 void tr_lea(struct soft_tr *t, const struct tr_insn *i);

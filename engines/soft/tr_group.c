@@ -274,7 +274,7 @@ static bool keeps(const struct soft_tr *t, const struct tr_insn *i) {
         return !tr_names_memory_register(insn) && !tr_in_memory(insn->mem.base) &&
                !tr_in_memory(insn->mem.index);
     case CLASS_COPY:
-        return !insn_has_mem(insn) && !tr_names_memory_register(insn);
+        return !insn_has_mem(insn) && tr_copy_keeps_temp(i);
     default:
         return false;
     }
@@ -301,7 +301,7 @@ static void find_reloads(struct soft_tr *t) {
         }
         i->reload = i->found && held != i->group;
         g->spill |= i->reload;
-        held = i->class == CLASS_COPY && tr_names_memory_register(&i->insn) ? 0 : i->group;
+        held = i->class == CLASS_COPY && !tr_copy_keeps_temp(i) ? 0 : i->group;
     }
 }
 

@@ -231,6 +231,8 @@ struct fields {
     bool reg_gpr, rm_gpr, v_gpr;
     bool mem;
     struct tr_at at; /* where it is */
+    u8 opcode;
+    bool in_place; /* rm has no host register: the memory it lives in is the operand */
 };
 
 static void fields_of(const struct tr_insn *ti, struct fields *f) {
@@ -242,6 +244,63 @@ static void fields_of(const struct tr_insn *ti, struct fields *f) {
     f->reg_gpr = i->has_modrm && !ti->vector && !reg_extends(i);
     f->rm_gpr = i->has_modrm && !ti->vector && !f->mem;
     f->v_gpr = i->enc == ENC_VEX && !ti->vector;
+    f->opcode = i->opcode;
+    f->in_place = false;
+}
+
+/* May its rm be memory as well, with the same effect? */
+static bool takes_memory(const struct insn *i) {
+    switch (i->id) {
+    case INSN_BT:
+    case INSN_BTS:
+    case INSN_BTR:
+    case INSN_BTC:
+        return i->op[1].kind == OPERAND_IMM;
+    case INSN_XCHG: /* would be locked */
+    case INSN_XADD:
+    case INSN_CMPXCHG:
+    case INSN_BSF: /* may leave the register as it was: not followed here */
+    case INSN_BSR:
+        return false;
+    default:
+        return i->has_modrm && i->modrm >= 0xc0;
+    }
+}
+
+/* ADD to CMP, and MOV, have a form for either direction; TEST has none. */
+static bool has_directions(const struct insn *i) {
+    return i->map == MAP_1BYTE && i->enc == ENC_LEGACY &&
+           ((i->opcode < 0x40 && (i->opcode & 7) < 4) || (i->opcode & 0xfc) == 0x88);
+}
+
+/* Of the operand with that register: writing 4 bytes clears the others, which memory would keep. */
+static bool writes_half(const struct insn *i, u32 reg) {
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
+            op->size == 4 && (op->flags & (OPERAND_WRITE | OPERAND_COND))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Without a memory operand of its own the instruction can work on a register where it lives. */
+static void find_in_place(const struct tr_insn *ti, struct fields *f) {
+    const struct insn *i = &ti->insn;
+    bool test = i->map == MAP_1BYTE && i->enc == ENC_LEGACY && (i->opcode & 0xfe) == 0x84;
+    if (f->mem || ti->vector || !takes_memory(i)) {
+        return;
+    }
+    if (!tr_in_memory(f->rm) && f->reg_gpr && tr_in_memory(f->reg) && (test || has_directions(i)) &&
+        !writes_half(i, f->reg)) {
+        u32 reg = f->reg;
+        f->reg = f->rm;
+        f->rm = reg;
+        f->opcode ^= test ? 0 : 2;
+    }
+    f->in_place = tr_in_memory(f->rm) && !(f->reg_gpr && f->reg == f->rm) &&
+                  !(f->v_gpr && f->v == f->rm) && !writes_half(i, f->rm);
 }
 
 static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
@@ -271,7 +330,7 @@ static void put_prefixes(struct soft_tr *t, const struct insn *i) {
 }
 
 static void put_legacy(struct soft_tr *t, const struct insn *i, const struct fields *f) {
-    u32 rex = 0x40 | (i->rex & 8u) | (f->reg & 8) >> 1 | (f->rm & 8) >> 3;
+    u32 rex = 0x40 | (i->rex & 8u) | (f->reg & 8) >> 1 | (f->in_place ? 0 : (f->rm & 8) >> 3);
     rex |= f->mem && f->at.index != MEM_NONE ? (f->at.index & 8u) >> 2 : 0;
     put_prefixes(t, i);
     if (!i->has_modrm) {
@@ -286,13 +345,14 @@ static void put_legacy(struct soft_tr *t, const struct insn *i, const struct fie
     if (i->map == MAP_0F38 || i->map == MAP_0F3A) {
         tr_u8(t, i->map == MAP_0F38 ? 0x38 : 0x3a);
     }
-    tr_u8(t, i->opcode);
+    tr_u8(t, f->opcode);
 }
 
 static void put_vex(struct soft_tr *t, const struct insn *i, const struct fields *f) {
     tr_u8(t, 0xc4);
     bool high_index = f->mem && f->at.index != MEM_NONE && (f->at.index & 8);
-    tr_u8(t, (f->reg & 8 ? 0u : 0x80) | (high_index ? 0u : 0x40) | (f->rm & 8 ? 0u : 0x20) |
+    tr_u8(t, (f->reg & 8 ? 0u : 0x80) | (high_index ? 0u : 0x40) |
+                 (f->rm & 8 && !f->in_place ? 0u : 0x20) |
                  (i->map == MAP_0F     ? 1u
                   : i->map == MAP_0F38 ? 2u
                                        : 3u));
@@ -337,6 +397,9 @@ static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct f
     if (put_zero(t, i)) {
         return;
     }
+    if (f->in_place) {
+        tr_u8(t, 0x65); /* GS */
+    }
     if (i->enc == ENC_VEX) {
         put_vex(t, i, f);
     } else {
@@ -344,6 +407,9 @@ static void put_insn(struct soft_tr *t, const struct tr_insn *ti, const struct f
     }
     if (f->mem) {
         tr_modrm(t, f->reg, &f->at);
+    } else if (f->in_place) {
+        struct tr_at at = {.base = MEM_NONE, .index = MEM_NONE, .disp = (s32)tr_gpr(f->rm)};
+        tr_modrm(t, f->reg, &at);
     } else if (i->has_modrm) {
         tr_u8(t, 0xc0 | (f->reg & 7) << 3 | (f->rm & 7));
     }
@@ -428,10 +494,39 @@ static void put_operand(struct soft_tr *t, const struct tr_insn *ti, struct fiel
     f->rm = f->at.base;
 }
 
+/* Is register g, which has no host register, wanted in one? */
+static bool needs_home(const struct tr_insn *ti, const struct fields *f, u32 g) {
+    return gpr_named(ti, g, false) && !(f->in_place && f->rm == g);
+}
+
+/* Does what it was before matter? */
+static bool is_read(const struct insn *i, u32 g) {
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == g &&
+            ((op->flags & (OPERAND_READ | OPERAND_COND)) || op->size < 4)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool tr_copy_keeps_temp(const struct tr_insn *ti) {
+    struct fields f;
+    u32 named = 0;
+    fields_of(ti, &f);
+    find_in_place(ti, &f);
+    for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
+        named += needs_home(ti, &f, g);
+    }
+    return f.mem ? named < 2 || ti->insn.mem.index == MEM_NONE : !needs_home(ti, &f, H_TEMP);
+}
+
 void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
     struct homes homes = {{H_TEMP2, H_TEMP, H_ADDR}};
     struct fields f;
     fields_of(ti, &f);
+    find_in_place(ti, &f);
     if (ti->vector) {
         vector_need(t, ti);
     }
@@ -442,14 +537,14 @@ void tr_copy(struct soft_tr *t, const struct tr_insn *ti) {
         tr_flags_need(t);
     }
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
-        if (gpr_named(ti, g, false)) {
+        if (needs_home(ti, &f, g) && is_read(&ti->insn, g)) {
             tr_gs_load(t, *home(&homes, g), tr_gpr(g));
         }
     }
     put_point(t, ti);
     put_insn(t, ti, &f);
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {
-        if (gpr_named(ti, g, true)) {
+        if (needs_home(ti, &f, g) && gpr_named(ti, g, true)) {
             tr_gs_store(t, *home(&homes, g), tr_gpr(g));
         }
     }
