@@ -348,10 +348,6 @@ static void emit(struct soft_tr *t) {
     t->used = (u32)ALIGN_UP(t->used, 16u);
 }
 
-static u32 *page_chain(struct soft_tr *t, u64 gpa) {
-    return &t->page_head[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->page_head)];
-}
-
 /* Host address of the code page at linear page, NULL when it is not at gpa. */
 static const u8 *code_page(struct soft_vcpu *c, u64 page, u64 gpa) {
     u64 phys;
@@ -361,12 +357,6 @@ static const u8 *code_page(struct soft_vcpu *c, u64 page, u64 gpa) {
     return here ? (const u8 *)(uintptr_t)(page + e->addend) : NULL;
 }
 
-static void page_add(struct soft_tr *t, u64 gpa, u32 which) {
-    u32 *head = page_chain(t, gpa);
-    t->blocks[t->block].next_page[which] = *head;
-    *head = (t->block << 1 | which) + 1;
-}
-
 /* The second page is that of an instruction over the page's end. */
 static void second_page(struct soft_tr *t, const struct soft_block *b) {
     struct tr_block *n = &t->blocks[t->block];
@@ -374,7 +364,6 @@ static void second_page(struct soft_tr *t, const struct soft_block *b) {
     n->second_generation = b->second_generation;
     n->second_seen = b->second_seen;
     n->second_slot = tr_page_slot(t, (t->rip & ~PAGE_MASK) + PAGE_SIZE, b->second_gpa);
-    page_add(t, b->second_gpa, 1);
 }
 
 /* Tells whoever wants to know that a trace was made. */
@@ -429,11 +418,10 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
                            .in = TR_NONE,
                            .alone = t->alone,
                            .slot = tr_page_slot(t, t->rip & ~PAGE_MASK, b->gpa & ~PAGE_MASK)};
-    tr_cache_add(t, t->block);
-    page_add(t, b->gpa, 0);
     if (b->crosses) {
         second_page(t, b);
     }
+    tr_cache_add(t, t->block);
     u32 before = t->used;
     n->from = before;
     n->exit_from = t->exit_count;
@@ -630,7 +618,7 @@ void soft_tr_purge(struct soft_vcpu *c) {
         return;
     }
     if (page != PURGE_ALL) {
-        kill_outdated(c, page_chain(t, page));
+        kill_outdated(c, tr_cache_page(t, page));
     } else {
         for (u32 i = 0; i < ARRAY_LEN(t->page_head); i++) {
             kill_outdated(c, &t->page_head[i]);
@@ -820,7 +808,7 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         exit = 0;
     }
     u64 rip = c->next_rip;
-    bool same = exit && t->exits[exit].kind == TR_EDGE && t->blocks[t->exits[exit].block].floats;
+    bool same = exit && t->exits[exit].kind == TR_EDGE && t->exits[exit].floats;
     bool alone = t->want_alone;
     t->want_alone = false;
     struct tr_block *n = able && !t->force && !alone ? find_place(c, rip, same) : NULL;

@@ -104,7 +104,8 @@ struct tr_exit {
     u32 patch; /* EDGE: where the rel32 is; MISS, STEP: where generated code goes on */
     u32 flags; /* where they are: FLAGS_AT_*; EDGE: or how they can be had (tr_flags.c) */
     u16 size;  /* MISS: bytes; STEP: instruction id; INDIRECT: what RSP was moved by */
-    u8 kind;
+    u8 kind : 7;
+    bool floats : 1; /* as its block, which often is in no cache */
     u8 len; /* STEP: of the instruction; MISS: to how many bytes what is accessed first must be
                aligned; 0 */
     union {
@@ -458,7 +459,9 @@ static inline bool tr_cache_head(const struct soft_tr *t, u64 gpa) {
     const u64 *page = t->heads[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->heads)];
     return page[(gpa & PAGE_MASK) >> 9] >> (gpa >> 3 & 63) & 1;
 }
-void tr_cache_add(struct soft_tr *t, u32 block); /* rip, gpa and key are set */
+/* To the tables by place and by page; rip, gpa and key are set, and second_*. */
+void tr_cache_add(struct soft_tr *t, u32 block);
+u32 *tr_cache_page(struct soft_tr *t, u64 gpa); /* page_head of gpa's page */
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host); /* NULL: none there */
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b); /* fills t->trace */
@@ -568,7 +571,7 @@ void tr_delta_note(struct soft_vcpu *c, u64 rip); /* the present one was right a
 u64 tr_delta_guess(const struct soft_vcpu *c, u64 rip, u64 gpa);
 /* Where an exit's rip, which is as at the time of translation, is now; from there on. */
 static inline u64 tr_off_by(const struct soft_vcpu *c, const struct tr_exit *e) {
-    return c->tr->blocks[e->block].floats ? c->tr_delta : 0;
+    return e->floats ? c->tr_delta : 0;
 }
 
 void tr_stubs(struct soft_tr *t);

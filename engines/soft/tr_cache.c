@@ -199,9 +199,6 @@ struct victim {
 static bool exit_gone(const struct victim *v, u32 n) {
     return n != TR_NONE && n >= v->begin.exit && n < v->end.exit;
 }
-static bool block_gone(const struct victim *v, u32 n) {
-    return n >= v->begin.block && n < v->end.block;
-}
 
 /* Joins that lead into the region lead to the monitor again; those out of it leave the chains. */
 static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b, bool gone) {
@@ -220,37 +217,37 @@ static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b
     }
 }
 
-static void drop_from_pages(struct soft_tr *t, const struct victim *v) {
-    for (u32 i = 0; i < ARRAY_LEN(t->page_head); i++) {
-        u32 *at = &t->page_head[i];
-        while (*at) {
-            u32 *next = &t->blocks[(*at - 1) >> 1].next_page[(*at - 1) & 1];
-            if (block_gone(v, (*at - 1) >> 1)) {
-                *at = *next;
-            } else {
-                at = next;
-            }
-        }
-    }
-}
-
 static void note_head(struct soft_tr *t, u64 gpa) {
     u64 *page = t->heads[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->heads)];
     page[(gpa & PAGE_MASK) >> 9] |= BIT(gpa >> 3 & 63);
 }
 
-static void drop_from_hash(struct soft_tr *t, const struct victim *v) {
-    memset(t->heads, 0, sizeof(t->heads));
-    for (u32 i = 0; i < ARRAY_LEN(t->hash); i++) {
-        u32 *at = &t->hash[i];
-        while (*at) {
-            if (block_gone(v, *at - 1)) {
-                *at = t->blocks[*at - 1].next_rip;
-            } else {
-                note_head(t, t->blocks[*at - 1].gpa);
-                at = &t->blocks[*at - 1].next_rip;
-            }
-        }
+static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
+    return &t->hash[soft_place_hash(gpa, key) % ARRAY_LEN(t->hash)];
+}
+
+u32 *tr_cache_page(struct soft_tr *t, u64 gpa) {
+    return &t->page_head[(gpa >> PAGE_SHIFT) % ARRAY_LEN(t->page_head)];
+}
+
+static void page_add(struct soft_tr *t, u32 block, u64 gpa, u32 which) {
+    u32 *head = tr_cache_page(t, gpa);
+    t->blocks[block].next_page[which] = *head;
+    *head = (block << 1 | which) + 1;
+}
+
+void tr_cache_add(struct soft_tr *t, u32 block) {
+    struct tr_block *b = &t->blocks[block];
+    u32 *head = hash_head(t, b->gpa, b->key);
+    while (*head && t->blocks[*head - 1].dead) {
+        *head = t->blocks[*head - 1].next_rip;
+    }
+    b->next_rip = *head;
+    *head = block + 1;
+    note_head(t, b->gpa);
+    page_add(t, block, b->gpa, 0);
+    if (b->second_generation) {
+        page_add(t, block, b->second_gpa, 1);
     }
 }
 
@@ -294,14 +291,18 @@ bool tr_cache_relax(struct soft_tr *t) {
 static void evict(struct soft_vcpu *c, u32 n) {
     struct soft_tr *t = c->tr;
     struct victim v = {region_begin(t, n), region_begin(t, n + 1)};
+    memset(t->page_head, 0, sizeof(t->page_head));
+    memset(t->hash, 0, sizeof(t->hash));
+    memset(t->heads, 0, sizeof(t->heads));
     for (u32 r = 0; r < TR_REGIONS; r++) {
         u32 end = t->filled >> r & 1 ? blocks_end(t, r) : 0;
         for (u32 b = region_begin(t, r).block; b < end; b++) {
             unjoin(t, &v, &t->blocks[b], r == n);
+            if (r != n && !t->blocks[b].dead) {
+                tr_cache_add(t, b);
+            }
         }
     }
-    drop_from_pages(t, &v);
-    drop_from_hash(t, &v);
     drop_jumps(c, &v);
     adapt(t);
     t->stats.evictions++;
@@ -353,10 +354,6 @@ void tr_cache_make_room(struct soft_vcpu *c) {
 /* --- finding -------------------------------------------------------------------------------------
  */
 
-static u32 *hash_head(struct soft_tr *t, u64 gpa, u64 key) {
-    return &t->hash[soft_place_hash(gpa, key) % ARRAY_LEN(t->hash)];
-}
-
 static struct tr_block *find(struct soft_tr *t, u64 gpa, u64 key, u64 rip, u64 second_gpa,
                              bool alone) {
     u32 n = tr_cache_head(t, gpa) ? *hash_head(t, gpa, key) : 0;
@@ -388,17 +385,6 @@ struct tr_block *tr_cache_find_floating(struct soft_tr *t, u64 gpa, u64 key, u64
         }
     }
     return NULL;
-}
-
-void tr_cache_add(struct soft_tr *t, u32 block) {
-    struct tr_block *b = &t->blocks[block];
-    u32 *head = hash_head(t, b->gpa, b->key);
-    while (*head && t->blocks[*head - 1].dead) {
-        *head = t->blocks[*head - 1].next_rip;
-    }
-    b->next_rip = *head;
-    *head = block + 1;
-    note_head(t, b->gpa);
 }
 
 const struct tr_point *tr_point_find(const struct soft_tr *t, u32 host) {

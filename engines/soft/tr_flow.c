@@ -63,7 +63,8 @@ u32 tr_exit_new(struct soft_tr *t, u8 kind, u64 rip) {
     u32 n = t->exit_count++;
     t->exits[n] = (struct tr_exit){.rip = rip,
                                    .block = t->block,
-                                   .kind = kind,
+                                   .kind = (u32)kind & 0x7f,
+                                   .floats = t->floats,
                                    .target = TR_NONE,
                                    .next_in = TR_NONE,
                                    .flags = t->lost};
