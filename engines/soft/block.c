@@ -16,10 +16,10 @@
 #include "engines/soft/tr.h"
 
 enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
-#ifndef ARENA_SIZE
-#define ARENA_SIZE (6 * MIB)
-#endif
 #define CACHE_HEAD ALIGN_UP(sizeof(struct soft_cache), (size_t)PAGE_SIZE) /* the arena follows */
+#ifndef ARENA_SIZE
+#define ARENA_SIZE (6 * MIB - CACHE_HEAD)
+#endif
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
      BLOCK_MAX * sizeof(struct insn) + 256)

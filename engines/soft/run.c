@@ -63,9 +63,10 @@ static void link_blocks(struct soft_vcpu *c, struct soft_block *from, u64 linear
     from->next_link ^= 1;
 }
 
-/* The block at next_rip, after `from`. */
-static inline struct soft_block *next_block(struct soft_vcpu *c, struct soft_block *from) {
-    u64 rip = c->next_rip, linear = (rip + c->cs_base) & c->addr_mask;
+/* The block that `from` is linked to for next_rip; NULL: none. */
+static inline struct soft_block *linked_block(const struct soft_vcpu *c,
+                                              const struct soft_block *from) {
+    u64 linear = (c->next_rip + c->cs_base) & c->addr_mask;
     const struct block_jump *l = from->link;
     struct soft_block *next = NULL;
     if (LIKELY(l[0].linear == linear && l[0].key == c->jump_key)) {
@@ -73,18 +74,26 @@ static inline struct soft_block *next_block(struct soft_vcpu *c, struct soft_blo
     } else if (LIKELY(l[1].linear == linear && l[1].key == c->jump_key)) {
         next = l[1].to;
     }
-    if (UNLIKELY(!next || !block_fresh(next))) {
-        u64 resets = c->cache->resets;
-        next = soft_find_next(c, rip, linear);
-        if (LIKELY(resets == c->cache->resets)) {
-            link_blocks(c, from, linear, next);
-        }
+    return LIKELY(next && block_fresh(next)) ? next : NULL;
+}
+
+struct soft_block *soft_linked_block(const struct soft_vcpu *c, const struct soft_block *from) {
+    return linked_block(c, from);
+}
+
+struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from) {
+    u64 rip = c->next_rip, linear = (rip + c->cs_base) & c->addr_mask, resets = c->cache->resets;
+    struct soft_block *next = soft_find_next(c, rip, linear);
+    if (LIKELY(resets == c->cache->resets)) {
+        link_blocks(c, from, linear, next);
     }
     return next;
 }
 
-struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from) {
-    return next_block(c, from);
+/* The block at next_rip, after `from`. */
+static inline struct soft_block *next_block(struct soft_vcpu *c, struct soft_block *from) {
+    struct soft_block *next = linked_block(c, from);
+    return LIKELY(next != NULL) ? next : soft_next_block(c, from);
 }
 
 /* Until something wants attention. */

@@ -779,7 +779,11 @@ static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
         if (UNLIKELY(once || must_look(c))) {
             return;
         }
-        b = soft_next_block(c, b);
+        struct soft_block *next = soft_linked_block(c, b);
+        if (!next && able && tr_jump_find(c, c->next_rip)) {
+            return; /* not to be decoded for nothing */
+        }
+        b = next ? next : soft_next_block(c, b);
         if (able && is_warm(t, b)) {
             return;
         }
@@ -793,10 +797,30 @@ static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
     return UNLIKELY(c->verify) ? soft_verify_enter(c, code) : tr_enter(c, code);
 }
 
+/* The block at rip when it is at hand and will be interpreted for sure; NULL: look further. (Its
+ * translation would have been made from it, and it would know.) */
+static struct soft_block *known_cold(const struct soft_vcpu *c, u64 rip) {
+    u64 linear = (rip + c->cs_base) & c->addr_mask;
+    const struct block_jump *j = jump_slot(c->cache, linear, c->jump_key);
+    struct soft_block *b = j->to;
+    if (j->linear != linear || j->key != c->jump_key || !b || !block_fresh(b) ||
+        rip + b->bytes - 1 > c->cs_limit) {
+        return NULL;
+    }
+    return b->cached && !b->translated && b->heat && b->heat + 1u < c->tr->heat ? b : NULL;
+}
+
 /* Runs what is at next_rip by way of its block. exit: how generated code was left, or 0. */
 static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_tr *t = c->tr;
     bool able = tr_able(c);
+    struct soft_block *cold =
+        able && !t->force && !t->want_alone ? known_cold(c, c->next_rip) : NULL;
+    if (cold) {
+        cold->heat++;
+        interpret(c, cold, able);
+        return 0;
+    }
     if (UNLIKELY(!tr_cache_room(t))) {
         tr_cache_make_room(c);
         exit = 0;

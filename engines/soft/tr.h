@@ -63,7 +63,9 @@ void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats);
 
 /* run.c */
 struct soft_block *soft_find_next(struct soft_vcpu *c, u64 rip, u64 linear);
-struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from); /* at next_rip */
+/* At next_rip, as the links of the block before it say, or NULL; by all other ways, and linked. */
+struct soft_block *soft_linked_block(const struct soft_vcpu *c, const struct soft_block *from);
+struct soft_block *soft_next_block(struct soft_vcpu *c, struct soft_block *from);
 
 /* --- inside ------------------------------------------------------------------------------------
  */
