@@ -184,8 +184,7 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
         FALLTHROUGH;
     case CLASS_JMP:
         if (!i->followed) {
-            tr_flags_settle(t);
-            tr_edge(t, to, tr_jmp(t));
+            tr_edge_end(t, to);
         }
         break;
     case CLASS_JCC:
@@ -339,8 +338,7 @@ static void emit(struct soft_tr *t) {
         t->now = at;
     }
     if (falls_out(&t->trace[t->trace_len - 1])) {
-        tr_flags_settle(t);
-        tr_edge(t, t->trace_next, tr_jmp(t));
+        tr_edge_end(t, t->trace_next);
     }
     tr_count_end(t);
     tr_late_pieces(t);

@@ -134,8 +134,15 @@ struct tr_exit {
 _Static_assert(sizeof(struct tr_exit) == 40, "there are many");
 
 /* Who tells an entry L of the target how flags can be had: nobody; generated code, before the jump;
- * the edge's late piece can, once it is made to (tr_edge_join); it does. */
-enum tr_edge_tells { EDGE_MUTE, EDGE_TOLD, EDGE_PIECE, EDGE_PIECE_TELLS };
+ * the edge's late piece can, or what is in front of the jump at the trace's end, once it is made to
+ * (tr_edge_join); it does. */
+enum tr_edge_tells {
+    EDGE_MUTE,
+    EDGE_TOLD,
+    EDGE_PIECE,
+    EDGE_END,
+    EDGE_TELLS = 4, /* beside the last two */
+};
 
 /* Where flags are at an exit: in c->tr_flags; where c->tr_lazy says; to be had by recipe number n -
  * FLAGS_AT_RECIPE. */
@@ -534,6 +541,8 @@ void tr_count_begin(struct soft_tr *t);
 void tr_count_end(struct soft_tr *t);
 void tr_count_jump(struct soft_tr *t);
 void tr_edge(struct soft_tr *t, u64 rip, u32 from); /* from: rel32 that leads there */
+/* The trace ends with a jump to rip. */
+void tr_edge_end(struct soft_tr *t, u64 rip);
 /* How flags can be had at rip, for an edge from t->now; FLAGS_AT_HOME: by saving them. */
 u32 tr_edge_hint(struct soft_tr *t, u64 rip);
 /* An edge to a trace of the same page: lazy, by way of its entry L, else to `entry`. And undone. */

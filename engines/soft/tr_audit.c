@@ -363,16 +363,14 @@ static void remember(struct audit *a, u32 to) {
 /* Behind a jump to a piece that loads the vector registers and comes back just here (a->load):
  * guest registers and slots are what they were.
  *
- *   lea H_TEMP, [back]; mov gs:[tr_resume], H_TEMP; jmp STUB_VLOAD */
+ *   lea H_TEMP2, [back]; jmp STUB_VLOAD */
 static void note_load(struct audit *a, u32 to) {
-    u8 shape[21] = {0x4c, 0x8d, 0x35, 0, 0, 0, 0, 0x65, 0x4c, 0x89, 0x34, 0x25};
-    u32 back = a->at + a->insn.len, lea = back - (to + 7), resume = (u32)C_OFF(tr_resume);
+    u8 shape[12] = {0x4c, 0x8d, 0x2d, 0, 0, 0, 0, 0xe9};
+    u32 back = a->at + a->insn.len, lea = back - (to + 7);
     u32 stub = a->t->stub[STUB_VLOAD] - (to + (u32)sizeof(shape));
-    _Static_assert(H_TEMP == 14, "shape");
-    shape[16] = 0xe9;
+    _Static_assert(H_TEMP2 == 13, "shape");
     memcpy(shape + 3, &lea, 4);
-    memcpy(shape + 12, &resume, 4);
-    memcpy(shape + 17, &stub, 4);
+    memcpy(shape + 8, &stub, 4);
     if (inside(a, to) && to + sizeof(shape) <= a->to && !bit_get(a->many, to - a->from) &&
         !memcmp(a->t->code.rw + to, shape, sizeof(shape))) {
         a->load = back;
@@ -559,7 +557,7 @@ static bool find_labels(struct audit *a) {
         if (a->insn.operand_count && a->insn.op[0].kind == OPERAND_REL) {
             label_set(a, target_of(a), target_of(a) > a->at);
         }
-        if (a->insn.id == INSN_LEA && a->insn.mem.base == MEM_RIP) { /* for c->tr_resume */
+        if (a->insn.id == INSN_LEA && a->insn.mem.base == MEM_RIP) { /* where stubs go on */
             u32 at = (u32)(a->at + a->insn.len + (u64)a->insn.mem.disp);
             label_set(a, at, true);
             if (inside(a, at)) {

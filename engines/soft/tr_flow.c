@@ -89,13 +89,13 @@ static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
     tr_fix(t, tr_jmp(t), t->stub[stub]);
 }
 
-/* lea H_TEMP, [back]; mov gs:[tr_resume], H_TEMP */
-static void put_resume(struct soft_tr *t, u32 back) {
+/* lea H_TEMP2, [back]: where stubs go on that take it. Returns where the rel32 is. */
+static u32 put_resume(struct soft_tr *t, u32 back) {
     tr_u8(t, 0x4c);
     tr_u8(t, 0x8d);
-    tr_u8(t, 0x05 | (H_TEMP & 7) << 3);
+    tr_u8(t, 0x05 | (H_TEMP2 & 7) << 3);
     tr_u32(t, back - (t->used + 4));
-    tr_gs_store(t, H_TEMP, C_OFF(tr_resume));
+    return t->used - 4;
 }
 
 /* --- entries -----------------------------------------------------------------------------------
@@ -147,8 +147,7 @@ static void put_float(struct soft_tr *t, u32 other) {
 
 /* Returns where the rel32 is that leads to the page check. */
 static u32 put_float_other(struct soft_tr *t) {
-    u32 exit = t->exit_count - 1, at = t->used + 3;
-    put_resume(t, t->used);
+    u32 exit = t->exit_count - 1, at = put_resume(t, t->used);
     put_exit(t, exit, STUB_FLOAT);
     return at;
 }
@@ -272,17 +271,45 @@ void tr_edge(struct soft_tr *t, u64 rip, u32 from) {
 /* Where a piece that may be made to tell has its parts: mov r14d or r13d, imm32; jmp rel32. */
 enum { PIECE_REG = 1, PIECE_NUMBER = 2, PIECE_JUMP = 7 };
 
+/* To a stub with the exit's number; returns where the rel32 is. */
+static u32 put_piece(struct soft_tr *t, u32 exit, enum tr_stub stub) {
+    tr_imm(t, H_TEMP, exit);
+    u32 at = tr_jmp(t);
+    tr_fix(t, at, t->stub[stub]);
+    return at;
+}
+
+void tr_edge_end(struct soft_tr *t, u64 rip) {
+    bool near = same_page(t, rip);
+    tr_flags_settle(t);
+    u32 exit = tr_exit_new(t, TR_EDGE, rip);
+    struct tr_exit *e = &t->exits[exit];
+    e->flags = tr_edge_hint(t, rip);
+    e->access = e->flags ? EDGE_END : EDGE_MUTE;
+    if (!near && !t->saved) {
+        tr_flags_save(t);
+    }
+    e->entry = !near ? ENTRY_P : t->saved ? ENTRY_M : ENTRY_R;
+    enum tr_stub stub = e->entry == ENTRY_R ? STUB_EXIT_FLAGS : STUB_EXIT;
+    e->patch = put_piece(t, exit, stub);
+    e->unjoined = t->stub[stub];
+}
+
 static void piece_set(struct soft_tr *t, u32 at, u32 reg, u32 number, u32 to) {
     t->code.rw[at + PIECE_REG] = (u8)(0xb8 | (reg & 7));
     memcpy(t->code.rw + at + PIECE_NUMBER, &number, sizeof(number));
     tr_fix(t, at + PIECE_JUMP, to);
 }
 
+static u32 piece_of(const struct tr_exit *e) {
+    return e->access == EDGE_END ? e->patch - PIECE_JUMP : e->unjoined;
+}
+
 void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy) {
     struct tr_exit *e = &t->exits[exit];
-    if (lazy && e->access == EDGE_PIECE) {
-        piece_set(t, e->unjoined, H_TEMP2, e->flags, entry);
-        e->access = EDGE_PIECE_TELLS;
+    if (lazy && e->access >= EDGE_PIECE) {
+        piece_set(t, piece_of(e), H_TEMP2, e->flags, entry);
+        e->access |= EDGE_TELLS;
     } else {
         tr_fix(t, e->patch, entry);
     }
@@ -290,9 +317,9 @@ void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy) {
 
 void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
     struct tr_exit *e = &t->exits[exit];
-    if (e->access == EDGE_PIECE_TELLS) {
-        piece_set(t, e->unjoined, H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
-        e->access = EDGE_PIECE;
+    if (e->access & EDGE_TELLS) {
+        e->access &= (u8)~EDGE_TELLS;
+        piece_set(t, piece_of(e), H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
     }
     tr_fix(t, e->patch, e->unjoined);
     e->target = e->next_in = TR_NONE;
@@ -376,8 +403,7 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     e->unjoined = t->used;
     e->entry = l->saved ? ENTRY_M : ENTRY_R;
     if (e->access == EDGE_PIECE) {
-        tr_imm(t, H_TEMP, l->exit);
-        tr_fix(t, tr_jmp(t), t->stub[STUB_EXIT_FLAGS]);
+        (void)put_piece(t, l->exit, STUB_EXIT_FLAGS);
         return;
     }
     if (same_page(t, e->rip)) {
@@ -406,7 +432,7 @@ void tr_late_pieces(struct soft_tr *t) {
             put_exit(t, l->exit, STUB_MISS);
             break;
         case LATE_VLOAD:
-            put_resume(t, l->back);
+            (void)put_resume(t, l->back);
             tr_fix(t, tr_jmp(t), t->stub[STUB_VLOAD]);
             break;
         case LATE_STEP:

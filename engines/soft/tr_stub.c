@@ -8,8 +8,8 @@
  *   STUB_MISS       calls tr_miss_call(c, H_ADDR); goes on at c->tr_resume, or exits
  *   STUB_STEP       calls tr_step_call(c); likewise
  *   STUB_INDIRECT   an indirect jump to H_ADDR: tr_jump_other, or exits
- *   STUB_FLOAT      floating traces are off by H_ADDR now: goes on at c->tr_resume, or exits
- *   STUB_VLOAD      loads the guest's vector registers; goes on at c->tr_resume
+ *   STUB_FLOAT      floating traces are off by H_ADDR now: goes on at H_TEMP2, or exits
+ *   STUB_VLOAD      loads the guest's vector registers; goes on at H_TEMP2
  *
  * Before C code runs the guest's vector registers go home and the monitor gets its MXCSR back; they
  * are loaded again when generated code needs them, or before it goes on where it had them.
@@ -180,6 +180,7 @@ static void indirect_stub(struct soft_tr *t) {
 /* Floating traces are off by H_ADDR now. */
 static void float_stub(struct soft_tr *t) {
     stub_begin(t, STUB_FLOAT);
+    tr_gs_store(t, H_TEMP2, C_OFF(tr_resume));
     put_number(t);
     tr_rr(t, true, 0x89, H_ADDR, H_TEMP);
     tr_rr(t, true, 0xc1, 5, H_TEMP); /* shr: words of 8 bytes, four in each entry */
@@ -213,7 +214,7 @@ void tr_stubs(struct soft_tr *t) {
     if (t->host_avx) {
         stub_begin(t, STUB_VLOAD);
         vectors(t, true);
-        tr_jmp_gs(t, C_OFF(tr_resume));
+        tr_rr(t, false, 0xff, 4, H_TEMP2); /* jmp */
     }
     t->first = t->used = (u32)ALIGN_UP(t->used, 64u);
 }

@@ -253,7 +253,7 @@ static u64 jump_flags(const char *code, u64 a, u64 b) {
 static u32 telling(void) {
     for (u32 n = c->tr->exit_count; --n;) {
         const struct tr_exit *e = &c->tr->exits[n];
-        if (e->kind == TR_EDGE && e->access == EDGE_PIECE_TELLS && e->target != TR_NONE) {
+        if (e->kind == TR_EDGE && e->access == (EDGE_PIECE | EDGE_TELLS) && e->target != TR_NONE) {
             return n;
         }
     }
