@@ -343,7 +343,6 @@ static void emit(struct soft_tr *t) {
     tr_count_end(t);
     tr_late_pieces(t);
     t->blocks[t->block].to = t->used;
-    t->used = (u32)ALIGN_UP(t->used, 16u);
 }
 
 /* Host address of the code page at linear page, NULL when it is not at gpa. */

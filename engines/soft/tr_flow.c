@@ -106,6 +106,24 @@ static void cmp_request(struct soft_tr *t) {
     tr_u8(t, 0);
 }
 
+/* jne to what lies before */
+static void put_jne_back(struct soft_tr *t, u32 to) {
+    u32 back = t->used + 2 - to;
+    if (back <= 128) {
+        tr_u8(t, 0x75);
+        tr_u8(t, 0 - back);
+    } else {
+        tr_fix(t, tr_jcc(t, 5), to);
+    }
+}
+
+/* jmp over less than 128 bytes; returns where the rel8 is. */
+static u32 put_jmp_short(struct soft_tr *t) {
+    tr_u8(t, 0xeb);
+    tr_u8(t, 0);
+    return t->used - 1;
+}
+
 static u32 put_self(struct soft_tr *t, u32 flags, enum tr_stub stub) {
     u32 at = t->used, exit = tr_exit_new(t, TR_SELF, t->rip);
     t->exits[exit].flags = flags;
@@ -125,7 +143,7 @@ static u32 entry_r(struct soft_tr *t) {
     put_self(t, FLAGS_AT_HOME, STUB_EXIT_FLAGS);
     t->code.rw[at] = (u8)(t->used - (at + 1));
     tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
-    return tr_jmp(t);
+    return put_jmp_short(t);
 }
 
 static void page_check(struct soft_tr *t, u32 slot, u32 self) {
@@ -133,7 +151,7 @@ static void page_check(struct soft_tr *t, u32 slot, u32 self) {
                tr_uses_here(t->floats, t->c->mode_key) ? C_OFF(tr_here) : C_OFF(jump_key));
     tr_gs_load(t, H_TEMP, C_OFF(tr_seen));
     tr_rm(t, true, 0x3b, H_ADDR, H_TEMP, (s32)(slot * sizeof(u64)));
-    tr_fix(t, tr_jcc(t, 5), self);
+    put_jne_back(t, self);
 }
 
 /* A floating trace is entered at H_ADDR by an indirect jump: are the traces off by what they were
@@ -142,7 +160,7 @@ static void put_float(struct soft_tr *t, u32 other) {
     tr_imm(t, H_TEMP, t->rip);
     tr_rr(t, true, 0x29, H_TEMP, H_ADDR); /* sub */
     tr_gs(t, true, 0x3b, H_ADDR, C_OFF(tr_delta));
-    tr_fix(t, tr_jcc(t, 5), other);
+    put_jne_back(t, other);
 }
 
 /* Returns where the rel32 is that leads to the page check. */
@@ -165,7 +183,7 @@ static u32 put_entry_r(struct soft_tr *t, bool direct) {
         return entry_r(t);
     }
     tr_flags_save(t);
-    return tr_jmp(t);
+    return put_jmp_short(t);
 }
 
 void tr_entries(struct soft_tr *t) {
@@ -194,12 +212,12 @@ void tr_entries(struct soft_tr *t) {
         tr_gs(t, false, 0x89, H_TEMP2, C_OFF(tr_lazy));
     }
     cmp_request(t);
-    tr_fix(t, tr_jcc(t, 5), self_lazy);
+    put_jne_back(t, self_lazy);
     b->entry[ENTRY_AHEAD_M] = ahead && !lazy ? t->used : 0;
     if (t->flags_at == FLAGS_LIVE) {
         tr_flags_restore(t);
     }
-    tr_fix(t, from_r, direct ? t->used : b->entry[ENTRY_M]);
+    t->code.rw[from_r] = (u8)((direct ? t->used : b->entry[ENTRY_M]) - (from_r + 1));
     b->entry[ENTRY_AHEAD_R] = ahead && direct ? t->used : 0;
     t->saved = t->flags_at == FLAGS_SAVED && !lazy;
     t->lost = t->flags_at == FLAGS_SAVED && lazy ? (u32)FLAGS_AT_LAZY : (u32)FLAGS_AT_HOME;
