@@ -363,12 +363,12 @@ static void remember(struct audit *a, u32 to) {
 /* Behind a jump to a piece that loads the vector registers and comes back just here (a->load):
  * guest registers and slots are what they were.
  *
- *   lea H_TEMP2, [back]; jmp STUB_VLOAD */
+ *   lea H_TEMP, [back]; jmp STUB_VLOAD */
 static void note_load(struct audit *a, u32 to) {
-    u8 shape[12] = {0x4c, 0x8d, 0x2d, 0, 0, 0, 0, 0xe9};
+    u8 shape[12] = {0x4c, 0x8d, 0x35, 0, 0, 0, 0, 0xe9};
     u32 back = a->at + a->insn.len, lea = back - (to + 7);
     u32 stub = a->t->stub[STUB_VLOAD] - (to + (u32)sizeof(shape));
-    _Static_assert(H_TEMP2 == 13, "shape");
+    _Static_assert(H_TEMP == 14, "shape");
     memcpy(shape + 3, &lea, 4);
     memcpy(shape + 8, &stub, 4);
     if (inside(a, to) && to + sizeof(shape) <= a->to && !bit_get(a->many, to - a->from) &&

@@ -89,11 +89,11 @@ static void put_exit(struct soft_tr *t, u32 exit, enum tr_stub stub) {
     tr_fix(t, tr_jmp(t), t->stub[stub]);
 }
 
-/* lea H_TEMP2, [back]: where stubs go on that take it. Returns where the rel32 is. */
-static u32 put_resume(struct soft_tr *t, u32 back) {
+/* lea reg, [back]: where a stub goes on. Returns where the rel32 is. */
+static u32 put_resume(struct soft_tr *t, u32 reg, u32 back) {
     tr_u8(t, 0x4c);
     tr_u8(t, 0x8d);
-    tr_u8(t, 0x05 | (H_TEMP2 & 7) << 3);
+    tr_u8(t, 0x05 | (reg & 7) << 3);
     tr_u32(t, back - (t->used + 4));
     return t->used - 4;
 }
@@ -165,7 +165,7 @@ static void put_float(struct soft_tr *t, u32 other) {
 
 /* Returns where the rel32 is that leads to the page check. */
 static u32 put_float_other(struct soft_tr *t) {
-    u32 exit = t->exit_count - 1, at = put_resume(t, t->used);
+    u32 exit = t->exit_count - 1, at = put_resume(t, H_TEMP2, t->used);
     put_exit(t, exit, STUB_FLOAT);
     return at;
 }
@@ -450,7 +450,7 @@ void tr_late_pieces(struct soft_tr *t) {
             put_exit(t, l->exit, STUB_MISS);
             break;
         case LATE_VLOAD:
-            (void)put_resume(t, l->back);
+            (void)put_resume(t, H_TEMP, l->back);
             tr_fix(t, tr_jmp(t), t->stub[STUB_VLOAD]);
             break;
         case LATE_STEP:

@@ -9,7 +9,7 @@
  *   STUB_STEP       calls tr_step_call(c); likewise
  *   STUB_INDIRECT   an indirect jump to H_ADDR: tr_jump_other, or exits
  *   STUB_FLOAT      floating traces are off by H_ADDR now: goes on at H_TEMP2, or exits
- *   STUB_VLOAD      loads the guest's vector registers; goes on at H_TEMP2
+ *   STUB_VLOAD      loads the guest's vector registers; goes on at H_TEMP
  *
  * Before C code runs the guest's vector registers go home and the monitor gets its MXCSR back; they
  * are loaded again when generated code needs them, or before it goes on where it had them.
@@ -214,7 +214,7 @@ void tr_stubs(struct soft_tr *t) {
     if (t->host_avx) {
         stub_begin(t, STUB_VLOAD);
         vectors(t, true);
-        tr_rr(t, false, 0xff, 4, H_TEMP2); /* jmp */
+        tr_rr(t, false, 0xff, 4, H_TEMP); /* jmp */
     }
     t->first = t->used = (u32)ALIGN_UP(t->used, 64u);
 }
