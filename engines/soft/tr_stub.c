@@ -116,9 +116,16 @@ static void stub_begin(struct soft_tr *t, enum tr_stub stub) {
     t->stub[stub] = t->used;
 }
 
-/* The exit's number from H_TEMP. */
+/* The exit's number from H_TEMP. C code is about to read what it says, which is in no cache. */
 static void put_number(struct soft_tr *t) {
+    static const u8 fetch[] = {0x4f, 0x8d, 0x34, 0xb6,              /* lea r14, [r14 + r14*4] */
+                               0x43, 0x0f, 0x18, 0x4c, 0xf5, 0x00}; /* prefetcht0 [r13 + r14*8] */
+    _Static_assert(sizeof(struct tr_exit) == 5 * 8, "by 5, by 8");
     tr_gs(t, false, 0x89, H_TEMP, C_OFF(tr_exit));
+    tr_imm(t, H_TEMP2, (u64)(uintptr_t)t->exits);
+    for (u32 n = 0; n < ARRAY_LEN(fetch); n++) {
+        tr_u8(t, fetch[n]);
+    }
 }
 
 static void exit_stub(struct soft_tr *t) {
@@ -181,7 +188,7 @@ static void indirect_stub(struct soft_tr *t) {
 static void float_stub(struct soft_tr *t) {
     stub_begin(t, STUB_FLOAT);
     tr_gs_store(t, H_TEMP2, C_OFF(tr_resume));
-    put_number(t);
+    tr_gs(t, false, 0x89, H_TEMP, C_OFF(tr_exit));
     tr_rr(t, true, 0x89, H_ADDR, H_TEMP);
     tr_rr(t, true, 0xc1, 5, H_TEMP); /* shr: words of 8 bytes, four in each entry */
     tr_u8(t, PAGE_SHIFT - 2);
