@@ -431,11 +431,9 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     if (!l->saved) {
         tr_flags_save(t);
     }
-    e->patch = tr_jmp(t);
-    e->unjoined = t->used;
     e->entry = ENTRY_P;
-    tr_fix(t, e->patch, e->unjoined);
-    put_exit(t, l->exit, STUB_EXIT);
+    e->patch = put_piece(t, l->exit, STUB_EXIT);
+    e->unjoined = t->stub[STUB_EXIT];
 }
 
 void tr_late_pieces(struct soft_tr *t) {
