@@ -265,6 +265,7 @@ static u32 put_one(struct soft_tr *t, u32 at) {
         tr_flags_keep(t);
         t->look_held = false;
         tr_string(t, i);
+        t->look_held = false; /* a step may come back here */
         return 1;
     case CLASS_STEP:
     case CLASS_STEP_END:
