@@ -270,6 +270,9 @@ static void test_recipes_brought(void **state) {
     assert_int_not_equal(n, 0);
     assert_memory_equal(piece + 2, &e->flags, 4);
     assert_true(tr_audit_all(c, text, sizeof(text)));
+    c->tr->code.rw[e->unjoined + 7]++; /* beside the entry */
+    assert_false(tr_audit_all(c, text, sizeof(text)));
+    c->tr->code.rw[e->unjoined + 7]--;
     tr_drop(c, e->target); /* the piece leads to the monitor again, with the exit's number */
     assert_int_equal(e->target, TR_NONE);
     assert_int_equal(e->access, EDGE_PIECE);
