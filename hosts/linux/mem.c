@@ -30,6 +30,9 @@ void linux_free(struct host *host, void *ptr, size_t size) {
 /* Fresh addresses that begin where a large page could; nothing is there yet. NULL: none. */
 static void *reserve_aligned(size_t size) {
     size_t all = ALIGN_UP(size, (size_t)PAGE_SIZE) + LARGE;
+    if (all < size) {
+        return NULL;
+    }
     u8 *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if ((void *)p == MAP_FAILED) {
         return NULL;
