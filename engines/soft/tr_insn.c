@@ -248,6 +248,18 @@ static void fields_of(const struct tr_insn *ti, struct fields *f) {
     f->in_place = false;
 }
 
+static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
+    const struct insn *i = &ti->insn;
+    for (u32 n = 0; n < i->operand_count; n++) {
+        const struct insn_operand *op = &i->op[n];
+        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
+            !op->high_byte && (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* May its rm be memory as well, with the same effect? */
 static bool takes_memory(const struct insn *i) {
     switch (i->id) {
@@ -299,20 +311,10 @@ static void find_in_place(const struct tr_insn *ti, struct fields *f) {
         f->rm = reg;
         f->opcode ^= test ? 0 : 2;
     }
-    f->in_place = tr_in_memory(f->rm) && !(f->reg_gpr && f->reg == f->rm) &&
-                  !(f->v_gpr && f->v == f->rm) && !writes_half(i, f->rm);
-}
-
-static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
-    const struct insn *i = &ti->insn;
-    for (u32 n = 0; n < i->operand_count; n++) {
-        const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
-            !op->high_byte && (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
-            return true;
-        }
-    }
-    return false;
+    /* what has no such operand ignores rm: LFENCE */
+    f->in_place = tr_in_memory(f->rm) && gpr_named(ti, f->rm, false) &&
+                  !(f->reg_gpr && f->reg == f->rm) && !(f->v_gpr && f->v == f->rm) &&
+                  !writes_half(i, f->rm);
 }
 
 static void put_prefixes(struct soft_tr *t, const struct insn *i) {

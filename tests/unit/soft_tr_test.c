@@ -2,6 +2,7 @@
 /* Parts of the translator by themselves: tables of translations (look.c), flags that follow from
  * registers (tr_flags.c), operands that are looked up once (tr_share.c, tr_group.c), 32-bit code's
  * own instructions, counters. */
+#include <cpuid.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -520,6 +521,67 @@ static void test_32_gs(void **state) {
 /* --- counters ----------------------------------------------------------------------------------
  */
 
+/* Forms that work on R13 to R15 where they live, or take them from there; most
+ * read what the one before wrote. The last but one is LFENCE with a register that it ignores. */
+#define PLACES_HEX                                                                                 \
+    "4901c5 4c01e8 4501f5 4d29fe 664101c5 4100c5 4431f0 410fb6d5 4c0fbfea 49c1e503 "               \
+    "49d3ee 6641c1c705 4d85ed 410f95c6 4c0f45e8 490f48d7 4d0faff5 49f7e5 4d11f7 "                  \
+    "4c19f8 c442e3f6fd 664c0f38f6f0 f3490f38f6dd 490fbae609 490fbafd05 490fbcd6 "                  \
+    "490fa4c507 49f7de 49f7d7 41ffc5 6641ffce 4183fd4d 49c7c778563412 4589ee 41b709 "              \
+    "4995 490fc1de f3490fb8d5 410faeed 4f8d6c7505 "
+#define PLACES_ASM                                                                                 \
+    "add %%rax,%%r13\n\tadd %%r13,%%rax\n\tadd %%r14d,%%r13d\n\tsub %%r15,%%r14\n\t"               \
+    "add %%ax,%%r13w\n\tadd %%al,%%r13b\n\txor %%r14d,%%eax\n\tmovzbl %%r13b,%%edx\n\t"            \
+    "movswq %%dx,%%r13\n\tshl $0x3,%%r13\n\tshr %%cl,%%r14\n\trol $0x5,%%r15w\n\t"                 \
+    "test %%r13,%%r13\n\tsetne %%r14b\n\tcmovne %%rax,%%r13\n\tcmovs %%r15,%%rdx\n\t"              \
+    "imul %%r13,%%r14\n\tmul %%r13\n\tadc %%r14,%%r15\n\tsbb %%r15,%%rax\n\t"                      \
+    "mulx %%r13,%%rbx,%%r15\n\tadcx %%rax,%%r14\n\tadox %%r13,%%rbx\n\tbt $0x9,%%r14\n\t"          \
+    "btc $0x5,%%r13\n\tbsf %%r14,%%rdx\n\tshld $0x7,%%rax,%%r13\n\tneg %%r14\n\t"                  \
+    "not %%r15\n\tinc %%r13d\n\tdec %%r14w\n\tcmp $0x4d,%%r13d\n\t"                                \
+    "mov $0x12345678,%%r15\n\tmov %%r13d,%%r14d\n\tmov $0x9,%%r15b\n\t"                            \
+    "xchg %%rax,%%r13\n\txadd %%rbx,%%r14\n\tpopcnt %%r13,%%rdx\n\t"                               \
+    ".byte 0x41, 0x0f, 0xae, 0xed\n\tlea 0x5(%%r13,%%r14,2),%%r13\n\t"
+
+static bool has_adx(void) {
+    u32 eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx >> 8 & 1) && (ebx >> 19 & 1);
+}
+
+/* rax, rdx, rbx, r13, r14, r15 */
+static void places_native(u64 v[6]) {
+    register u64 r13 __asm__("r13") = v[3], r14 __asm__("r14") = v[4], r15 __asm__("r15") = v[5];
+    u64 count = 12;
+    __asm__ volatile("1:\n\t" PLACES_ASM "decl %%esi\n\tjnz 1b"
+                     : "+a"(v[0]), "+d"(v[1]), "+b"(v[2]), "+r"(r13), "+r"(r14), "+r"(r15),
+                       "+S"(count)
+                     : "c"(3)
+                     : "cc");
+    v[3] = r13, v[4] = r14, v[5] = r15;
+}
+
+static void test_places(void **state) {
+    static const u32 reg[] = {GPR_RAX, GPR_RDX, GPR_RBX, GPR_R13, GPR_R14, GPR_R15};
+    u64 v[6] = {0x123456789abcdef, 77, 0xfedcba9876543210, UINT64_MAX - 5, BIT(63) + 1, 0x8080};
+    (void)state;
+    if (!has_adx()) {
+        skip();
+    }
+    sm_setup(m, SM_LONG, 0);
+    for (u32 i = 0; i < ARRAY_LEN(reg); i++) {
+        m->s.gpr[reg[i]] = v[i];
+    }
+    m->s.gpr[GPR_RCX] = 3;
+    u32 n = sm_hex(m, SM_CODE, "be0c000000"), loop = n; /* mov esi, 12 */
+    n += sm_hex(m, SM_CODE + n, PLACES_HEX);
+    n += sm_hex(m, SM_CODE + n, "ffce 0f8500000000 f4"); /* dec esi; jnz; hlt */
+    sm_put(m, SM_CODE + n - 5, 4, loop - (n - 1));
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    places_native(v);
+    for (u32 i = 0; i < ARRAY_LEN(reg); i++) {
+        assert_int_equal(m->s.gpr[reg[i]], v[i]);
+    }
+}
+
 static void test_counters(void **state) {
     struct engine_stats before, after;
     (void)state;
@@ -555,6 +617,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32_gs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pkru, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_places, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_counters, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
