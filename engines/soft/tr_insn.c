@@ -268,6 +268,9 @@ static bool takes_memory(const struct insn *i) {
     case INSN_BTR:
     case INSN_BTC:
         return i->op[1].kind == OPERAND_IMM;
+    case INSN_ROL: /* by an immediate OF may be left alone in registers only (rotate.S) */
+    case INSN_ROR:
+        return (i->opcode & 0xfe) != 0xc0;
     case INSN_XCHG: /* would be locked */
     case INSN_XADD:
     case INSN_CMPXCHG:

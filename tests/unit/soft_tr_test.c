@@ -525,14 +525,15 @@ static void test_32_gs(void **state) {
  * read what the one before wrote. The last but one is LFENCE with a register that it ignores. */
 #define PLACES_HEX                                                                                 \
     "4901c5 4c01e8 4501f5 4d29fe 664101c5 4100c5 4431f0 410fb6d5 4c0fbfea 49c1e503 "               \
-    "49d3ee 6641c1c705 4d85ed 410f95c6 4c0f45e8 490f48d7 4d0faff5 49f7e5 4d11f7 "                  \
-    "4c19f8 c442e3f6fd 664c0f38f6f0 f3490f38f6dd 490fbae609 490fbafd05 490fbcd6 "                  \
-    "490fa4c507 49f7de 49f7d7 41ffc5 6641ffce 4183fd4d 49c7c778563412 4589ee 41b709 "              \
-    "4995 490fc1de f3490fb8d5 410faeed 4f8d6c7505 "
+    "49d3ee 6641c1c705 0f90c0 49c1cd0f 0f90c2 4d85ed 410f95c6 4c0f45e8 490f48d7 "                  \
+    "4d0faff5 49f7e5 4d11f7 4c19f8 c442e3f6fd 664c0f38f6f0 f3490f38f6dd 490fbae609 "               \
+    "490fbafd05 490fbcd6 490fa4c507 49f7de 49f7d7 41ffc5 6641ffce 4183fd4d "                       \
+    "49c7c778563412 4589ee 41b709 4995 490fc1de f3490fb8d5 410faeed 4f8d6c7505 "
 #define PLACES_ASM                                                                                 \
     "add %%rax,%%r13\n\tadd %%r13,%%rax\n\tadd %%r14d,%%r13d\n\tsub %%r15,%%r14\n\t"               \
     "add %%ax,%%r13w\n\tadd %%al,%%r13b\n\txor %%r14d,%%eax\n\tmovzbl %%r13b,%%edx\n\t"            \
     "movswq %%dx,%%r13\n\tshl $0x3,%%r13\n\tshr %%cl,%%r14\n\trol $0x5,%%r15w\n\t"                 \
+    "seto %%al\n\tror $0xf,%%r13\n\tseto %%dl\n\t"                                                 \
     "test %%r13,%%r13\n\tsetne %%r14b\n\tcmovne %%rax,%%r13\n\tcmovs %%r15,%%rdx\n\t"              \
     "imul %%r13,%%r14\n\tmul %%r13\n\tadc %%r14,%%r15\n\tsbb %%r15,%%rax\n\t"                      \
     "mulx %%r13,%%rbx,%%r15\n\tadcx %%rax,%%r14\n\tadox %%r13,%%rbx\n\tbt $0x9,%%r14\n\t"          \
