@@ -303,7 +303,6 @@ struct soft_tr {
     bool host_avx, host_bmi2;
     bool joined;         /* large pages were asked for */
     bool force;          /* interpret the next block */
-    bool fresh;          /* code was written since generated code was entered last */
     bool want_alone;     /* at next_rip, a trace without groups */
     u16 failed[4096];    /* looks of groups: by the place of the trace (tr_group.c) */
     u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
