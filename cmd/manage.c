@@ -393,6 +393,9 @@ void manage_release(struct machine *m) {
     if (m->manage && m->reg && m->manage->stop.reason != STOP_NONE) {
         registry_ended(m->reg, m->manage->stop.code);
     }
+    if (m->reg) {
+        registry_leave(m->reg); /* who is told may start another of that name */
+    }
     if (m->manage) {
         tell_waiting(m->manage);
     }

@@ -254,16 +254,21 @@ static void close_fd(int fd) {
     }
 }
 
+void registry_leave(struct registration *reg) {
+    if (reg->lock_fd >= 0) {
+        files_remove(reg->dir_fd, reg->name);
+        close_fd(reg->lock_fd);
+        reg->lock_fd = -1;
+    }
+}
+
 void registry_release(struct registration *reg) {
     if (!reg) {
         return;
     }
-    if (reg->lock_fd >= 0) {
-        files_remove(reg->dir_fd, reg->name);
-    }
+    registry_leave(reg);
     close_fd(reg->end_fd);
     close_fd(reg->socket_fd);
-    close_fd(reg->lock_fd);
     close_fd(reg->dir_fd);
     free(reg);
 }

@@ -25,7 +25,9 @@ void registry_name_derive(const char *text, char *out);
 /* Takes the name. unique: when a machine has it, "NAME-2", "NAME-3" ... are tried; else that is
  * -ERR_EXISTS. */
 int registry_claim(const char *name, bool unique, struct registration **out, struct err *err);
-/* Gives the name back and removes the files. NULL is fine. */
+/* Gives the name back and removes the files; what is open stays so. */
+void registry_leave(struct registration *reg);
+/* Likewise, and ends the registration. NULL is fine. */
 void registry_release(struct registration *reg);
 
 /* The machine leaves its exit status behind, bounded in number and time (registry_end.h): _record
