@@ -94,6 +94,50 @@ static void test_code(void **state) {
     h.host->ops->code_free(h.host, &code);
 }
 
+static void stamp(u8 *p, size_t size, bool check) {
+    for (size_t at = 0; at + 8 <= size; at += 4096) {
+        u64 v = at * 0x9e3779b97f4a7c15u, got = 0;
+        if (!check) {
+            memcpy(p + at, &v, 8);
+        }
+        memcpy(&got, p + at, 8);
+        assert_true(got == v);
+    }
+}
+
+/* Larger pages or not: contents stay, whatever part is named, and other memory is left alone. */
+static void test_join(void **state) {
+    static const struct {
+        size_t from, size;
+    } part[] = {{0, 5 * MIB}, {4096, 5 * MIB - 4096}, {MIB, MIB},
+                {3 * MIB, 0}, {2 * MIB, 8192},        {0, 5 * MIB}};
+    const struct host_ops *ops = h.host->ops;
+    struct host_code code;
+    (void)state;
+    u8 *p = ops->pages(h.host, 5 * MIB), *small = ops->pages(h.host, 4096);
+    assert_int_equal(ops->code_alloc(h.host, 5 * MIB, &code), 0);
+    assert_int_equal(((uintptr_t)p | (uintptr_t)code.rw | (uintptr_t)code.rx) & (2 * MIB - 1), 0);
+    stamp(p, 5 * MIB, false);
+    stamp(code.rw, 5 * MIB, false);
+    for (size_t i = 0; i < ARRAY_LEN(part); i++) {
+        ops->pages_join(h.host, p + part[i].from, part[i].size);
+        ops->pages_join(h.host, code.rw + part[i].from, part[i].size);
+        ops->pages_join(h.host, code.rx + part[i].from, part[i].size);
+        ops->pages_join(h.host, small, 4096);
+        stamp(p, 5 * MIB, true);
+        stamp(code.rx, 5 * MIB, true);
+    }
+    ops->pages_discard(h.host, p + 4096, 3 * MIB);
+    ops->pages_discard(h.host, code.rw + 4096, 3 * MIB);
+    assert_int_equal(p[8192] | p[2 * MIB + 4096] | code.rx[8192] | code.rx[2 * MIB + 4096], 0);
+    assert_int_not_equal(p[4 * MIB] | p[4 * MIB + 1] | p[4 * MIB + 7], 0);
+    assert_null(ops->pages(h.host, SIZE_MAX - 4096));
+    ops->code_free(h.host, &code);
+    assert_int_not_equal(ops->code_alloc(h.host, SIZE_MAX - 4096, &code), 0);
+    ops->pages_free(h.host, p, 5 * MIB);
+    ops->pages_free(h.host, small, 4096);
+}
+
 /* --- clocks, entropy -------------------------------------------------------------------------- */
 
 static void test_clock(void **state) {
@@ -363,10 +407,11 @@ static void test_log(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_memory),     T(test_ram),           T(test_code), T(test_clock),
-        T(test_tsc_hz),     T(test_entropy),       T(test_kick), T(test_kick_inherited_mask),
-        T(test_kick_ended), T(test_wait_deadline), T(test_wake), T(test_ping_pong),
-        T(test_mutex),      T(test_log),
+        T(test_memory),     T(test_ram),           T(test_code),
+        T(test_join),       T(test_clock),         T(test_tsc_hz),
+        T(test_entropy),    T(test_kick),          T(test_kick_inherited_mask),
+        T(test_kick_ended), T(test_wait_deadline), T(test_wake),
+        T(test_ping_pong),  T(test_mutex),         T(test_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
