@@ -248,12 +248,16 @@ static void fields_of(const struct tr_insn *ti, struct fields *f) {
     f->in_place = false;
 }
 
+static bool is_gpr(const struct insn_operand *op, u32 reg) {
+    return op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg;
+}
+
 static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
     const struct insn *i = &ti->insn;
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
-            !op->high_byte && (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
+        if (is_gpr(op, reg) && !op->high_byte &&
+            (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
             return true;
         }
     }
@@ -288,12 +292,11 @@ static bool has_directions(const struct insn *i) {
            ((i->opcode < 0x40 && (i->opcode & 7) < 4) || (i->opcode & 0xfc) == 0x88);
 }
 
-/* Of the operand with that register: writing 4 bytes clears the others, which memory would keep. */
+/* Writing 4 bytes of a register clears the others, which memory would keep. */
 static bool writes_half(const struct insn *i, u32 reg) {
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg &&
-            op->size == 4 && (op->flags & (OPERAND_WRITE | OPERAND_COND))) {
+        if (is_gpr(op, reg) && op->size == 4 && (op->flags & (OPERAND_WRITE | OPERAND_COND))) {
             return true;
         }
     }
@@ -508,8 +511,7 @@ static bool needs_home(const struct tr_insn *ti, const struct fields *f, u32 g) 
 static bool is_read(const struct insn *i, u32 g) {
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
-        if (op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == g &&
-            ((op->flags & (OPERAND_READ | OPERAND_COND)) || op->size < 4)) {
+        if (is_gpr(op, g) && ((op->flags & (OPERAND_READ | OPERAND_COND)) || op->size < 4)) {
             return true;
         }
     }

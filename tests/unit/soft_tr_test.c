@@ -139,6 +139,14 @@ static void test_look_reset(void **state) {
 
 enum { FAULTS = 0x40000000 }; /* not mapped */
 
+/* Runs to the page fault: RFLAGS in its frame. */
+static u64 faulted_flags(void) {
+    assert_int_equal(sm_run(m), EXIT_HLT);
+    assert_int_equal(sm_vector(m), EXC_PF);
+    assert_int_equal(m->s.cr2, FAULTS);
+    return sm_frame(m, 3, 8) & FLAG_ARITH;
+}
+
 /* RFLAGS in the frame of the page fault behind `code`, whose flags nobody reads. */
 static u64 frame_flags(const char *code, u64 a, u64 b) {
     sm_setup(m, SM_LONG, 0);
@@ -147,10 +155,7 @@ static u64 frame_flags(const char *code, u64 a, u64 b) {
     m->s.gpr[GPR_RAX] = a;
     m->s.gpr[GPR_RBX] = b;
     m->s.gpr[GPR_RDX] = FAULTS;
-    assert_int_equal(sm_run(m), EXIT_HLT);
-    assert_int_equal(sm_vector(m), EXC_PF);
-    assert_int_equal(m->s.cr2, FAULTS);
-    return sm_frame(m, 3, 8) & FLAG_ARITH;
+    return faulted_flags();
 }
 
 /* The same by the processor. */
@@ -244,10 +249,7 @@ static u64 jump_flags(const char *code, u64 a, u64 b) {
     m->s.gpr[GPR_RBX] = b;
     m->s.gpr[GPR_RDX] = SM_DATA;
     m->s.gpr[GPR_RDI] = FAULTS;
-    assert_int_equal(sm_run(m), EXIT_HLT);
-    assert_int_equal(sm_vector(m), EXC_PF);
-    assert_int_equal(m->s.cr2, FAULTS);
-    return sm_frame(m, 3, 8) & FLAG_ARITH;
+    return faulted_flags();
 }
 
 /* The edge of a live trace that tells its target by its piece, 0: none. */
