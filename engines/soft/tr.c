@@ -580,12 +580,6 @@ static void kill(struct soft_vcpu *c, struct tr_block *b) {
           (unsigned long long)b->rip, (unsigned long long)b->gpa);
 }
 
-void tr_drop(struct soft_vcpu *c, u32 block) {
-    kill(c, &c->tr->blocks[block]);
-    c->tr->want_alone = true; /* go on at once */
-    serialise();
-}
-
 static bool outdated(const struct tr_block *b) {
     return __atomic_load_n(b->generation, __ATOMIC_SEQ_CST) != b->seen ||
            (b->second_generation &&

@@ -29,6 +29,7 @@
  *       P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
  *   L  flags are where the number in H_TEMP2 says (tr_flags.c), and nobody will read them
+ *   APART  the same where the number in c->tr_lazy says (tr_group.c)
  *   R and M from a trace of the same page that begins before it: no poll
  * All others poll c->request. Each way round passes one of them, since it cannot lead upwards only.
  * The page check (tr_page.c) finds out whether the fetch translation is that at the time of
@@ -98,7 +99,17 @@ enum tr_exit_kind {
 };
 _Static_assert(TR_STEP_END == (int)ENGINE_TR_STEP_END, "stats.left counts by kind");
 
-enum { ENTRY_R, ENTRY_M, ENTRY_P, ENTRY_X, ENTRY_L, ENTRY_AHEAD_R, ENTRY_AHEAD_M, ENTRY_COUNT };
+enum {
+    ENTRY_R,
+    ENTRY_M,
+    ENTRY_P,
+    ENTRY_X,
+    ENTRY_L,
+    ENTRY_AHEAD_R,
+    ENTRY_AHEAD_M,
+    ENTRY_COUNT,
+    ENTRY_APART = ENTRY_AHEAD_M, /* of an alone trace, which has none of those two */
+};
 
 struct tr_exit {
     u64 rip;   /* where to go on; of the instruction for MISS, STEP, INDIRECT */
@@ -113,13 +124,16 @@ struct tr_exit {
     union {
         struct {          /* EDGE */
             u32 unjoined; /* where it leads when not joined */
+            u32 next_in;  /* chain of those joined to the same block (MISS of a group, too); STEP:
+                             index of its block */
             u32 target;   /* index of the block, TR_NONE */
-            u32 next_in;  /* chain of those joined to the same block; STEP: index of its block */
         };
         struct { /* MISS */
             s32 ea_disp;
-            u32 after; /* where generated code goes on behind the instructions, 0: nowhere */
-            s16 go_on; /* RIP behind, from rip; when `after`, generated code goes on there */
+            u32 after; /* where generated code goes on behind the instructions, 0: nowhere; of a
+                          group: next_in */
+            s16 go_on; /* RIP behind, from rip; when `after`, generated code goes on there; of a
+                          group: its late piece, from patch, 0: too far away to be joined */
             u8 first;  /* what is accessed first, from the address */
             u8 count;  /* instructions that share the look */
         };
@@ -304,7 +318,6 @@ struct soft_tr {
     bool joined;         /* large pages were asked for */
     bool force;          /* interpret the next block */
     bool want_alone;     /* at next_rip, a trace without groups */
-    u16 failed[4096];    /* looks of groups: by the place of the trace (tr_group.c) */
     u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
     u64 heads[4096][8];  /* may a trace begin there? Bit per 8 bytes of a page, pages hashed */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
@@ -513,10 +526,7 @@ u32 tr_seg_base(struct soft_tr *t, const struct insn *i);
 void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from);
 u32 tr_stack_run(const struct soft_tr *t, u32 at); /* how many PUSH or POP are one run */
 void tr_groups(struct soft_tr *t);                 /* tr_group.c: of the trace */
-/* A group of trace b failed; true: too often, it shall be made anew, without groups. */
-bool tr_group_failed(struct soft_tr *t, const struct tr_block *b);
-void tr_drop(struct soft_vcpu *c, u32 block); /* tr.c: nobody enters that trace any more */
-u32 tr_push_pop(struct soft_tr *t, u32 at);   /* translates a run of them; returns how many */
+u32 tr_push_pop(struct soft_tr *t, u32 at);        /* translates a run of them; returns how many */
 void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);
 /* disp(%rsp), checked, to H_ADDR */
@@ -547,6 +557,9 @@ u32 tr_edge_hint(struct soft_tr *t, u64 rip);
 /* An edge to a trace of the same page: lazy, by way of its entry L, else to `entry`. And undone. */
 void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy);
 void tr_edge_unjoin(struct soft_tr *t, u32 exit);
+/* The misses of a group's look lead to the alone trace that begins there, without C code; false:
+ * flags do not allow it. Undone by tr_edge_unjoin, too. */
+bool tr_apart_join(struct soft_tr *t, u32 exit, struct tr_block *alone);
 void tr_indirect(struct soft_tr *t, const struct tr_insn *i, u32 moved);
 /* The interpreter does count instructions from i on: one, or a run of x87 and MMX instructions. */
 void tr_step(struct soft_tr *t, const struct tr_insn *i, u32 count, bool end);

@@ -280,10 +280,15 @@ static void fact_add(struct audit *a, const struct fact *f) {
     }
 }
 
-/* A look failed: generated code goes on at the anchor. */
+/* A look failed: generated code goes on at the anchor, or, when it is a group's, in another trace
+ * (tr_group.c: mov H_TEMP2, number; and a jump, which is looked at later). */
 static bool miss_fine(struct audit *a) {
     const u8 *code = a->t->code.rw;
     u32 at = (u32)(a->at + a->insn.len + a->insn.imm), exit;
+    if (at >= a->from && at + 11 <= a->to && code[at] == 0x41 &&
+        code[at + 1] == (0xb8 | (H_TEMP2 & 7)) && code[at + 6] == 0xe9) {
+        return true;
+    }
     if (at < a->from || at + 6 > a->to || code[at] != 0x41 ||
         code[at + 1] != (0xb8 | (H_TEMP & 7))) {
         return FAIL(a, "a look that does not lead to a miss");

@@ -189,7 +189,7 @@ static u32 put_entry_r(struct soft_tr *t, bool direct) {
 void tr_entries(struct soft_tr *t) {
     struct tr_block *b = &t->blocks[t->block];
     bool two = b->second_generation != NULL, direct = !two && t->flags_at != FLAGS_SAVED;
-    bool lazy = !two && tr_flags_lazy(t, &b->early), ahead = !two && !t->c->verify;
+    bool lazy = !two && tr_flags_lazy(t, &b->early), ahead = !two && !t->alone && !t->c->verify;
     u32 self = put_self(t, FLAGS_AT_HOME, STUB_EXIT);
     u32 other = t->used, other_back = t->floats ? put_float_other(t) : 0;
     u32 self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY, STUB_EXIT) : self;
@@ -210,10 +210,13 @@ void tr_entries(struct soft_tr *t) {
         tr_rr(t, false, 0x31, H_TEMP2, H_TEMP2); /* xor: FLAGS_AT_HOME */
         b->entry[ENTRY_L] = t->used;
         tr_gs(t, false, 0x89, H_TEMP2, C_OFF(tr_lazy));
+        b->entry[ENTRY_APART] = t->alone ? t->used : 0;
     }
     cmp_request(t);
     put_jne_back(t, self_lazy);
-    b->entry[ENTRY_AHEAD_M] = ahead && !lazy ? t->used : 0;
+    if (!t->alone) {
+        b->entry[ENTRY_AHEAD_M] = ahead && !lazy ? t->used : 0;
+    }
     if (t->flags_at == FLAGS_LIVE) {
         tr_flags_restore(t);
     }
@@ -333,8 +336,39 @@ void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy) {
     }
 }
 
+/* Where exit e may go on in the alone trace; 0: nowhere, since somebody may look for flags where
+ * they are not. What c->tr_lazy says at e was found to last as far as `early` of e's trace tells.
+ */
+static u32 apart_entry(const struct soft_tr *t, const struct tr_exit *e,
+                       const struct tr_block *alone) {
+    const struct tr_block *from = &t->blocks[e->block];
+    if (e->flags == FLAGS_AT_HOME) {
+        return alone->entry[ENTRY_M];
+    }
+    if (e->flags == FLAGS_AT_LAZY) {
+        return alone->early & ~from->early ? 0 : alone->entry[ENTRY_APART];
+    }
+    return tr_flags_trusted(t, e->flags, alone->early) ? alone->entry[ENTRY_L] : 0;
+}
+
+bool tr_apart_join(struct soft_tr *t, u32 exit, struct tr_block *alone) {
+    struct tr_exit *e = &t->exits[exit];
+    u32 to = apart_entry(t, e, alone);
+    if (!e->go_on || !to || t->blocks[e->block].dead) {
+        return false;
+    }
+    piece_set(t, e->patch + (u32)e->go_on, H_TEMP2, e->flags, to);
+    e->next_in = alone->in;
+    alone->in = exit;
+    return true;
+}
+
 void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
     struct tr_exit *e = &t->exits[exit];
+    if (e->kind == TR_MISS) {
+        piece_set(t, e->patch + (u32)e->go_on, H_TEMP, exit, t->stub[STUB_MISS]);
+        return;
+    }
     if (e->access & EDGE_TELLS) {
         e->access &= (u8)~EDGE_TELLS;
         piece_set(t, piece_of(e), H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
@@ -436,6 +470,18 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
     e->unjoined = t->stub[STUB_EXIT];
 }
 
+static void late_miss(struct soft_tr *t, const struct tr_late *l) {
+    struct tr_exit *e = &t->exits[l->exit];
+    u32 off = t->used - l->back;
+    e->patch = l->back;
+    if (e->ea_how & EA_GROUP) {
+        e->go_on = (s16)(off <= INT16_MAX ? off : 0);
+        (void)put_piece(t, l->exit, STUB_MISS);
+    } else {
+        put_exit(t, l->exit, STUB_MISS);
+    }
+}
+
 void tr_late_pieces(struct soft_tr *t) {
     for (u32 n = 0; n < t->late_count; n++) {
         const struct tr_late *l = &t->late[n];
@@ -444,8 +490,7 @@ void tr_late_pieces(struct soft_tr *t) {
         }
         switch (l->kind) {
         case LATE_MISS:
-            t->exits[l->exit].patch = l->back;
-            put_exit(t, l->exit, STUB_MISS);
+            late_miss(t, l);
             break;
         case LATE_VLOAD:
             (void)put_resume(t, H_TEMP, l->back);

@@ -15,16 +15,17 @@
  *
  * A look that fails and cannot be filled (its bytes lie in two pages, a page is watched, or may be
  * read only where a later one writes) raises nothing: control goes to another trace that begins at
- * the leader and has no groups ("alone").
+ * the leader and has no groups ("alone"). Its looks raise what is due and fill what can be filled,
+ * so from then on all misses of that look may go there: where flags allow it the look's late piece
+ * is joined to the alone trace as edges are to their targets (tr_apart_join).
  */
 #include "engines/soft/tr.h"
 
 enum {
-    SPAN_STACK = 256,    /* bytes of a group at RSP: struct tr_exit.first */
-    SPAN_OTHER = 96,     /* elsewhere: the chance to meet a page end is that many times 1 / 4096 */
-    FAILURES_MAX = 1000, /* until a trace is made without groups */
-    OFF_MAX = 1 << 24,   /* of a register from its symbol */
-    SYM_STACK = GPR_RSP  /* symbols below GPR_COUNT: what the registers held at the start */
+    SPAN_STACK = 256,   /* bytes of a group at RSP: struct tr_exit.first */
+    SPAN_OTHER = 96,    /* elsewhere: the chance to meet a page end is that many times 1 / 4096 */
+    OFF_MAX = 1 << 24,  /* of a register from its symbol */
+    SYM_STACK = GPR_RSP /* symbols below GPR_COUNT: what the registers held at the start */
 };
 
 struct place {
@@ -305,20 +306,9 @@ static void find_reloads(struct soft_tr *t) {
     }
 }
 
-/* A stack frame over a page end stays there: its code does better without groups for good. */
-static u16 *failures(struct soft_tr *t, u64 gpa) {
-    return &t->failed[(gpa ^ gpa >> 12) % ARRAY_LEN(t->failed)];
-}
-
-bool tr_group_failed(struct soft_tr *t, const struct tr_block *b) {
-    u16 *n = failures(t, b->gpa);
-    *n = (u16)MIN(*n + 1, FAILURES_MAX);
-    return *n == FAILURES_MAX;
-}
-
 void tr_groups(struct soft_tr *t) {
     t->group_count = 0;
-    if (t->mode != 64 || t->second_page || t->alone || *failures(t, t->gpa) == FAILURES_MAX) {
+    if (t->mode != 64 || t->second_page || t->alone) {
         return;
     }
     find_groups(t);

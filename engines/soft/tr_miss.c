@@ -3,6 +3,7 @@
  * What generated code calls, and what becomes of processor exceptions in it. All guest registers
  * are in c->s.gpr here, flags in c->tr_flags; a fault unwinds to the run loop as from any handler.
  */
+#include "engines/soft/serialise.h"
 #include "engines/soft/tr.h"
 #include "engines/soft/verify.h"
 
@@ -132,19 +133,20 @@ static u32 slow(struct soft_vcpu *c, const struct tr_exit *e) {
     return !tr_go_on(c);
 }
 
-/* A group's look cannot be had: on without groups, from its leader. */
+/* A group's look cannot be had: on without groups, from its leader, and next time without C code.
+ */
 static u32 apart(struct soft_vcpu *c, const struct tr_exit *e) {
     struct soft_tr *t = c->tr;
     const struct tr_block *b = &t->blocks[e->block];
     u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
-    if (tr_group_failed(t, b)) {
-        tr_drop(c, e->block);
-        return 1;
-    }
-    const struct tr_block *n = tr_cache_find_alone(t, gpa, b->key, e->rip);
+    struct tr_block *n = tr_cache_find_alone(t, gpa, b->key, e->rip);
     if (!n || n->floats != b->floats) {
         t->want_alone = true;
         return 1;
+    }
+    if (tr_apart_join(t, c->tr_exit, n)) {
+        t->stats.links++;
+        serialise();
     }
     c->tr_resume = (u64)(uintptr_t)t->code.rx + n->entry[ENTRY_M];
     return 0;
