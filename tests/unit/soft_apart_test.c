@@ -135,11 +135,12 @@ static bool counts(void) {
 
 /* Where the misses of a group lead without C code, 0: nowhere. */
 static u32 leads_to(const struct tr_exit *e) {
-    const u8 *piece = c->tr->code.rw + e->patch + (u32)e->go_on;
-    u32 off;
-    memcpy(&off, piece + 7, sizeof(off));
-    bool group = e->kind == TR_MISS && (e->ea_how & EA_GROUP);
-    return group && piece[1] == (0xb8 | (H_TEMP2 & 7)) ? e->patch + (u32)e->go_on + 11 + off : 0;
+    if (e->kind != TR_MISS || !(e->ea_how & EA_GROUP)) {
+        return 0;
+    }
+    u32 at = e->patch + (u32)e->go_on, off;
+    memcpy(&off, c->tr->code.rw + at + 7, sizeof(off));
+    return c->tr->code.rw[at + 1] == (0xb8 | (H_TEMP2 & 7)) ? at + 11 + off : 0;
 }
 
 /* Of live traces at SM_CODE: the one from *at on, TR_NONE. */
