@@ -13,13 +13,16 @@
 # MODE=rel|dbg|asan|tsan|fuzz (asan includes UBSan), CC=gcc|clang. Each combination has its own folder under
 # build/. A new source file in a known folder needs no edit here.
 
+, := ,
 MODE ?= rel
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 BUILD := build/$(CC)-$(MODE)
 
 WARN := -Wall -Wextra -Werror -Wconversion -Wno-sign-conversion -Wshadow -Wmissing-prototypes \
         -Wstrict-prototypes -Wvla -Wundef -Wpointer-arith -Wwrite-strings -Wno-missing-field-initializers
-OPT_rel := -O2 -g
+# Left alone gcc clears structs of a hundred bytes by REP STOS, which takes 30 cycles to begin.
+CLEAR := $(if $(findstring clang,$(CC)),,-mmemset-strategy=unrolled_loop:512:noalign$(,)rep_8byte:8192:noalign$(,)libcall:-1:noalign)
+OPT_rel := -O2 -g $(CLEAR)
 OPT_dbg := -O0 -g
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 # gcc warns that TSan does not understand stand-alone fences (engines/soft/smc.c); what that could
