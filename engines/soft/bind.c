@@ -75,9 +75,9 @@ static void address_checked(struct uop *first, const struct bind *b) {
     struct uop op = *first;
     first->fn = uop_linear;
     first->opsize = b->access_size;
-    first->spare = b->access;
+    bool moffs = b->insn->mem.disp_size == 8;
+    first->spare = (u16)(b->access | (moffs ? UOP_MOFFS : 0));
     first->imm = (u64)b->insn->mem.disp;
-    first->aux = b->insn->mem.disp_size == 8 ? first : NULL; /* moffs */
     op.base_off = OFFSET(linear);
     op.disp = 0;
     op.scale_shift = 0;
@@ -96,6 +96,7 @@ static void uop_privilege(struct soft_vcpu *c, const struct uop *u) {
 
 static void bind_others(struct bind *b) {
     b->uop->insn = soft_block_keep_insn(b->c, b->insn);
+    b->uop->spare = UOP_KEPT;
     if (bind_system(b) || bind_string(b) || bind_vector(b)) {
         return;
     }

@@ -22,7 +22,7 @@ enum { DECODE_TRIES = 8, SINGLE_UOPS = 4 };
 #endif
 #define ARENA_SPARE                                                                                \
     (sizeof(struct soft_block) + BLOCK_UOPS_MAX * sizeof(struct uop) +                             \
-     BLOCK_MAX * sizeof(struct insn) + 256)
+     BLOCK_MAX * (sizeof(struct kept_insn) + 16) + 256)
 
 /* --- the arena ---------------------------------------------------------------------------------
  */
@@ -263,24 +263,31 @@ static void block_room(struct soft_vcpu *c) {
 }
 
 /* The block of what was decoded; its generations are the caller's to set. */
-static struct soft_block *block_make(struct soft_vcpu *c, u64 gpa, const struct decoded *d) {
+static struct soft_block *block_make(struct soft_vcpu *c, u64 gpa, const struct decoded *d,
+                                     const struct soft_second *second) {
     struct soft_cache *cache = c->cache;
-    struct soft_block *b = arena_take(cache, sizeof(*b) + d->uops * sizeof(struct uop));
+    size_t size = sizeof(struct soft_block) + d->uops * sizeof(struct uop);
+    struct soft_block *b = arena_take(cache, size + (second ? sizeof(*second) : 0));
     memset(b, 0, sizeof(*b));
     b->gpa = gpa;
     b->key = c->mode_key;
-    b->generation = b->second_generation = &cache->no_generation;
-    b->count = (u16)d->insns;
+    b->generation = &cache->no_generation;
+    b->count = (u8)d->insns;
     b->bytes = (u16)d->bytes;
-    b->uops = (u16)d->uops;
+    b->uops = (u8)d->uops;
     memcpy(b->uop, cache->uop, d->uops * sizeof(struct uop));
+    if (second) {
+        b->crosses = true;
+        memcpy(&b->uop[b->uops], second, sizeof(*second));
+    }
     return b;
 }
 
 const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn) {
-    struct insn *copy = arena_take(c->cache, sizeof(*copy));
-    *copy = *insn;
-    return copy;
+    struct kept_insn *copy = arena_take(c->cache, sizeof(*copy));
+    copy->insn = *insn;
+    copy->stub = NULL;
+    return &copy->insn;
 }
 
 /* --- building ----------------------------------------------------------------------------------
@@ -325,7 +332,7 @@ static struct soft_block *build_in_page(struct soft_vcpu *c, const struct place 
         if (d.crosses) {
             return NULL;
         }
-        b = block_make(c, at->gpa, &d);
+        b = block_make(c, at->gpa, &d, NULL);
         b->generation = &page->generation;
         b->seen = seen;
         u32 first = (u32)(at->gpa & PAGE_MASK), size = MAX(d.bytes, 1u);
@@ -385,33 +392,31 @@ static void watch_part(struct soft_vcpu *c, const struct place *at, const u32 **
 static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at) {
     struct soft_cache *cache = c->cache;
     struct place next = {0};
-    u32 first = MIN(at->in_page, (u32)INSN_MAX_LEN), second = INSN_MAX_LEN - first;
+    u32 first = MIN(at->in_page, (u32)INSN_MAX_LEN), rest = INSN_MAX_LEN - first;
     struct source src = {.bytes = cache->bytes, .avail = first, .max = 1};
-    const u32 *generation[] = {&cache->no_generation, &cache->no_generation};
-    u32 seen[2] = {0, 0};
+    struct soft_second second = {.generation = &cache->no_generation};
+    const u32 *generation = &cache->no_generation;
+    u32 seen = 0;
     struct decoded d;
     block_room(c);
-    watch_part(c, at, &generation[0], &seen[0]);
+    watch_part(c, at, &generation, &seen);
     read_code(c, at, cache->bytes, first);
-    src.page_ends = second && at->in_segment > first;
+    src.page_ends = rest && at->in_segment > first;
     src.avail = (u32)MIN(at->in_segment, first);
     decode_run(c, &src, &d);
     bool crosses = d.crosses;
     if (crosses) {
         next_page(c, at, &next); /* may raise #PF */
-        watch_part(c, &next, &generation[1], &seen[1]);
-        read_code(c, &next, cache->bytes + first, second);
+        watch_part(c, &next, &second.generation, &second.seen);
+        second.gpa = next.gpa;
+        read_code(c, &next, cache->bytes + first, rest);
         src.page_ends = false;
         src.avail = (u32)MIN(at->in_segment, INSN_MAX_LEN);
         decode_run(c, &src, &d);
     }
-    struct soft_block *b = block_make(c, at->gpa, &d);
-    b->crosses = crosses;
-    b->second_gpa = next.gpa;
-    b->generation = generation[0];
-    b->seen = seen[0];
-    b->second_generation = generation[1];
-    b->second_seen = seen[1];
+    struct soft_block *b = block_make(c, at->gpa, &d, crosses ? &second : NULL);
+    b->generation = generation;
+    b->seen = seen;
     if (at->host && (!b->crosses || next.host) && at->in_segment >= INSN_MAX_LEN) {
         hash_add(cache, b);
     }
@@ -422,8 +427,8 @@ static struct soft_block *build_odd(struct soft_vcpu *c, const struct place *at)
  */
 
 size_t soft_single_size(void) {
-    return sizeof(struct soft_block) + SINGLE_UOPS * sizeof(struct uop) + 2 * sizeof(struct insn) +
-           64;
+    return sizeof(struct soft_block) + SINGLE_UOPS * sizeof(struct uop) +
+           2 * sizeof(struct kept_insn) + 64;
 }
 
 struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *bytes, u32 len,
@@ -436,7 +441,7 @@ struct soft_block *soft_block_single(struct soft_vcpu *c, u64 gpa, const u8 *byt
     cache->arena = room; /* what the binder takes lies there, too */
     cache->used = *used;
     decode_run(c, &src, &d);
-    struct soft_block *b = block_make(c, gpa, &d);
+    struct soft_block *b = block_make(c, gpa, &d, NULL);
     *used = cache->used;
     cache->arena = arena;
     cache->used = arena_used;
@@ -470,8 +475,7 @@ static bool block_fits(struct soft_vcpu *c, const struct soft_block *b, const st
         return true;
     }
     next_page(c, at, &next);
-    return next.gpa == b->second_gpa &&
-           __atomic_load_n(b->second_generation, __ATOMIC_RELAXED) == b->second_seen;
+    return next.gpa == block_second(b)->gpa && second_fresh(b);
 }
 
 struct soft_block *soft_block_find(struct soft_vcpu *c, u64 rip, u64 linear) {
@@ -494,7 +498,8 @@ void soft_block_outdated(struct soft_vcpu *c, u64 gpa) {
     if (!b || c->uop < b->uop || c->uop >= b->uop + b->uops) {
         return;
     }
-    if ((b->gpa ^ gpa) >> PAGE_SHIFT && !(b->crosses && !((b->second_gpa ^ gpa) >> PAGE_SHIFT))) {
+    if ((b->gpa ^ gpa) >> PAGE_SHIFT &&
+        !(b->crosses && !((block_second(b)->gpa ^ gpa) >> PAGE_SHIFT))) {
         return;
     }
     for (struct uop *u = b->uop + (c->uop - b->uop) + 1; u < b->uop + b->uops; u++) {

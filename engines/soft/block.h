@@ -32,23 +32,33 @@ struct soft_block {
     struct block_jump link[BLOCK_LINKS];
     const u32 *generation; /* of its page; compared with seen before each run */
     u32 seen;
-    u16 count;       /* instructions */
     u16 bytes;       /* of code */
-    u16 uops;        /* the closing one included */
+    u16 heat;        /* executions by the interpreter */
+    u8 count;        /* instructions */
+    u8 uops;         /* the closing one included */
     u8 next_link;    /* which link is replaced next */
-    bool crosses;    /* one instruction over a page end: second_* count too */
+    u8 repeat;       /* lock-step: may its instruction be executed twice? (verify.c) */
+    bool crosses;    /* one instruction over a page end: block_second() counts, too */
     bool cached;     /* found by hash; others are run once */
     bool tr_no;      /* cannot be translated */
     bool translated; /* it was: the translator's table may know it */
-    u8 repeat;       /* lock-step: may its instruction be executed twice? (verify.c) */
-    u16 heat;        /* executions by the interpreter */
     u64 gpa, key;
-    u64 second_gpa; /* page of the rest, when crosses */
-    const u32 *second_generation;
-    u32 second_seen;
     struct soft_block *hash_next;
     struct uop uop[];
 };
+_Static_assert(sizeof(struct soft_block) == 96, "as struct uop");
+_Static_assert(BLOCK_UOPS_MAX <= 255, "u8");
+
+/* The page of the rest, behind the micro-operations of a block that crosses. */
+struct soft_second {
+    u64 gpa;
+    const u32 *generation;
+    u32 seen;
+};
+
+static inline const struct soft_second *block_second(const struct soft_block *b) {
+    return (const struct soft_second *)(const void *)&b->uop[b->uops];
+}
 
 struct soft_cache {
     u8 *arena;
@@ -83,6 +93,11 @@ struct soft_block *soft_block_find(struct soft_vcpu *c, u64 rip, u64 linear);
 
 static inline bool block_fresh(const struct soft_block *b) {
     return __atomic_load_n(b->generation, __ATOMIC_RELAXED) == b->seen;
+}
+
+static inline bool second_fresh(const struct soft_block *b) {
+    const struct soft_second *s = block_second(b);
+    return __atomic_load_n(s->generation, __ATOMIC_RELAXED) == s->seen;
 }
 
 static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear, u64 key) {
@@ -124,6 +139,7 @@ void soft_fuse(struct uop *uop, u32 count);
 /* Micro-operations that are no instruction. */
 void uop_invalid(struct soft_vcpu *c, const struct uop *u); /* #UD */
 void uop_end(struct soft_vcpu *c, const struct uop *u);     /* the block's end: on to the next */
-void uop_linear(struct soft_vcpu *c, const struct uop *u);  /* checked address -> c->linear */
+#define UOP_MOFFS 0x100u
+void uop_linear(struct soft_vcpu *c, const struct uop *u); /* checked address -> c->linear */
 
 #endif

@@ -383,13 +383,13 @@ void soft_store(struct soft_vcpu *c, const struct uop *u, u32 size, u64 value) {
 }
 
 /* Computes the operand's linear address with all checks of its segment for the micro-op behind,
- * which does the access. opsize: bytes; spare: enum access. moffs has its offset in imm. */
+ * which does the access. opsize: bytes; spare: enum access, UOP_MOFFS: its offset is in imm. */
 void uop_linear(struct soft_vcpu *c, const struct uop *u) {
-    u64 offset = u->base == MEM_NONE && u->index == MEM_NONE && u->aux ? u->imm : soft_ea(c, u);
+    u64 offset = u->spare & UOP_MOFFS ? u->imm : soft_ea(c, u);
     if (u->addrsize != 8) {
         offset &= u->addrsize == 4 ? UINT32_MAX : UINT16_MAX;
     }
-    c->linear = soft_linear(c, u->seg, offset, u->opsize, (enum access)u->spare);
+    c->linear = soft_linear(c, u->seg, offset, u->opsize, (enum access)(u->spare & 0xff));
     NEXT(c, u);
 }
 

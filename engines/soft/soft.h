@@ -44,7 +44,10 @@ typedef void (*uop_fn)(struct soft_vcpu *c, const struct uop *u);
  */
 struct uop {
     uop_fn fn;
-    u64 imm; /* sign-extended immediate or branch displacement */
+    union {
+        u64 imm;                 /* sign-extended immediate or branch displacement; UOP_KEPT: */
+        const struct insn *insn; /* the full decoding, lives as long as the block: kept_insn */
+    };
     s32 disp;
     u16 offset; /* of this instruction from the start of its block, bytes */
     u8 len;
@@ -56,10 +59,21 @@ struct uop {
     /* Where base, index and segment base are found, as byte offsets into struct soft_vcpu (its
      * member zero when there is none): an address without a branch. Integer handlers only. */
     u16 base_off, index_off, seg_off;
-    u16 spare;
-    const struct insn *insn; /* the full decoding, lives as long as the block (NULL: integer) */
-    void *aux;               /* a family's own (vector stub) */
+    u16 spare; /* a family's own, and UOP_KEPT */
 };
+_Static_assert(sizeof(struct uop) == 40, "decoded code lives longer when more of it fits");
+
+#define UOP_KEPT 0x8000u /* of all families but integer's */
+
+/* Where uop.insn points. */
+struct kept_insn {
+    struct insn insn;
+    void (*stub)(void); /* vec.h */
+};
+
+static inline const struct kept_insn *uop_kept(const struct uop *u) {
+    return (const struct kept_insn *)(const void *)u->insn;
+}
 
 /* What a load or store is, for paging. */
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_RMW };

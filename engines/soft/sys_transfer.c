@@ -44,7 +44,7 @@ static void op_call_far(struct soft_vcpu *c, const struct uop *u) {
 }
 
 static void op_ret_far(struct soft_vcpu *c, const struct uop *u) {
-    far_ret(c, u->opsize, (u32)u->imm);
+    far_ret(c, u->opsize, (u32)u->insn->imm);
 }
 
 /* --- software interrupts ---------------------------------------------------------------------- */
@@ -84,7 +84,7 @@ static void vme_interrupt(struct soft_vcpu *c, u8 vector) {
 }
 
 static void op_int(struct soft_vcpu *c, const struct uop *u) {
-    u8 vector = (u8)u->imm;
+    u8 vector = (u8)u->insn->imm;
     if (in_v86(c)) {
         if ((c->s.cr4 & CR4_VME) && vme_redirected(c, vector)) {
             vme_interrupt(c, vector);
@@ -164,7 +164,6 @@ bool bind_sys_transfer(struct bind *b) {
     for (u32 i = 0; i < ARRAY_LEN(table); i++) {
         if (table[i].id == b->insn->id) {
             b->uop->fn = table[i].fn;
-            b->uop->imm = b->insn->imm;
             b->uop->opsize = b->insn->opsize;
             b->last = true;
             return true;

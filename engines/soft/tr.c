@@ -358,10 +358,11 @@ static const u8 *code_page(struct soft_vcpu *c, u64 page, u64 gpa) {
 /* The second page is that of an instruction over the page's end. */
 static void second_page(struct soft_tr *t, const struct soft_block *b) {
     struct tr_block *n = &t->blocks[t->block];
-    n->second_gpa = b->second_gpa;
-    n->second_generation = b->second_generation;
-    n->second_seen = b->second_seen;
-    n->second_slot = tr_page_slot(t, (t->rip & ~PAGE_MASK) + PAGE_SIZE, b->second_gpa);
+    const struct soft_second *s = block_second(b);
+    n->second_gpa = s->gpa;
+    n->second_generation = s->generation;
+    n->second_seen = s->seen;
+    n->second_slot = tr_page_slot(t, (t->rip & ~PAGE_MASK) + PAGE_SIZE, s->gpa);
 }
 
 /* Tells whoever wants to know that a trace was made. */
@@ -399,7 +400,7 @@ static struct tr_block *translate(struct soft_vcpu *c, struct soft_block *b, u64
     t->rip = t->floats ? rip - c->tr_delta : rip;
     t->gpa = b->gpa;
     t->mode = c->mode;
-    t->second_page = b->crosses ? code_page(c, page + PAGE_SIZE, b->second_gpa) : NULL;
+    t->second_page = b->crosses ? code_page(c, page + PAGE_SIZE, block_second(b)->gpa) : NULL;
     t->host_page = code_page(c, page, b->gpa);
     if (!t->host_page || (b->crosses && !t->second_page) || at_the_end(c, rip) || !tr_scan(t, b)) {
         b->tr_no = true;
@@ -486,7 +487,7 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip,
     }
     bool looked = c->mode == 64 && !b->crosses;   /* find_place did */
     if (!looked && (b->translated || !b->heat)) { /* decoded anew it may have been before */
-        struct tr_block *n = find_at(c, rip, b->gpa, b->crosses ? b->second_gpa : 0, same);
+        struct tr_block *n = find_at(c, rip, b->gpa, b->crosses ? block_second(b)->gpa : 0, same);
         b->translated |= n != NULL;
         if (n) {
             return n;

@@ -348,14 +348,13 @@ static u32 keep(struct soft_tr *t, const struct soft_block *b, u32 n) {
     if (!keep_run(t, at, first)) {
         return 0;
     }
-    bool same = !second || (smc_mark(smc_page_of(t->c->vm, b->second_gpa), 0, second) &&
+    bool same = !second || (smc_mark(smc_page_of(t->c->vm, block_second(b)->gpa), 0, second) &&
                             soft_code_same(t->page + PAGE_SIZE, t->second_page, second));
     return same ? count : 0;
 }
 
 static bool fresh(const struct soft_block *b) {
-    return block_fresh(b) && (!b->crosses || __atomic_load_n(b->second_generation,
-                                                             __ATOMIC_RELAXED) == b->second_seen);
+    return block_fresh(b) && (!b->crosses || second_fresh(b));
 }
 
 /* The instruction behind STI must follow without a poll in between. Lock-step stops in front of HLT

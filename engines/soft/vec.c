@@ -69,8 +69,8 @@ void vec_bind_address(struct bind *b, const struct insn_operand *mem) {
     s64 disp = m->disp + (m->base == MEM_RIP ? u->offset + u->len : 0);
     u->opsize = (u8)mem->size;
     u->dst = (b->insn->flags & INSN_ALIGNED) != 0;
-    u->spare = address_simple(b->c, b->insn, disp);
-    if (!u->spare) {
+    u->spare |= address_simple(b->c, b->insn, disp) ? UOP_SIMPLE : 0;
+    if (!(u->spare & UOP_SIMPLE)) {
         return;
     }
     u->disp = (s32)disp;
@@ -90,8 +90,8 @@ void vec_bind_address(struct bind *b, const struct insn_operand *mem) {
 }
 
 u64 vec_offset(const struct soft_vcpu *c, const struct uop *u) {
-    return u->spare ? uop_addr(c, u) - field64(c, u->seg_off)
-                    : soft_ea((struct soft_vcpu *)(uintptr_t)c, u);
+    return u->spare & UOP_SIMPLE ? uop_addr(c, u) - field64(c, u->seg_off)
+                                 : soft_ea((struct soft_vcpu *)(uintptr_t)c, u);
 }
 
 static u64 mem_linear(struct soft_vcpu *c, const struct uop *u, u64 offset, enum access access) {
@@ -230,7 +230,7 @@ bool vec_bind_stub(struct bind *b) {
         return false;
     }
     stub_fn fn = vec_pool_get(b->c, code, len);
-    memcpy(&b->uop->aux, &fn, sizeof(fn)); /* NULL: emitted at each execution */
+    memcpy((u8 *)(uintptr_t)&uop_kept(b->uop)->stub, &fn, sizeof(fn)); /* NULL: emitted each time */
     return true;
 }
 

@@ -147,12 +147,13 @@ void *vec_mem_write(struct soft_vcpu *c, const struct uop *u, u64 offset, u64 *l
 /* Raises what a stub has reported. */
 _Noreturn void vec_stub_fault(struct soft_vcpu *c, u32 status);
 
+#define UOP_SIMPLE 1u /* uop.spare: its segment cannot matter */
 /*
- * The operand's place when its segment cannot matter (uop.spare) and its translation is cached;
+ * The operand's place when its segment cannot matter (UOP_SIMPLE) and its translation is cached;
  * NULL: take the long way. uop.opsize: its bytes; uop.dst: it must be aligned to them.
  */
 static inline void *vec_mem_fast(struct soft_vcpu *c, const struct uop *u, bool write) {
-    if (UNLIKELY(!u->spare)) {
+    if (UNLIKELY(!(u->spare & UOP_SIMPLE))) {
         return NULL;
     }
     u64 a = uop_addr(c, u);
@@ -165,7 +166,7 @@ static inline void *vec_mem_fast(struct soft_vcpu *c, const struct uop *u, bool 
 
 static inline stub_fn vec_stub(struct soft_vcpu *c, const struct uop *u) {
     stub_fn fn;
-    memcpy(&fn, &u->aux, sizeof(fn));
+    memcpy(&fn, &uop_kept(u)->stub, sizeof(fn));
     return LIKELY(fn != NULL) ? fn : vec_stub_slow(c, u);
 }
 

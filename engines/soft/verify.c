@@ -398,8 +398,9 @@ static bool repeatable(struct soft_vcpu *c, struct soft_block *b) {
 }
 
 static bool is_repeating(const struct soft_block *b) {
-    const struct insn *i = b->uop[0].insn;
-    return i && (i->flags & INSN_STRING) && (i->prefixes & (PREFIX_REP | PREFIX_REPNE));
+    const struct uop *u = &b->uop[0];
+    return (u->spare & UOP_KEPT) && (u->insn->flags & INSN_STRING) &&
+           (u->insn->prefixes & (PREFIX_REP | PREFIX_REPNE));
 }
 
 static void run(struct soft_vcpu *c, struct soft_block *b, u64 rip) {

@@ -106,12 +106,13 @@ static void uop_stop(struct soft_vcpu *c, const struct uop *u) {
     c->next_rip = c->block_rip + u->offset;
 }
 
-static void uop_fill(struct uop *u, const struct insn *insn) {
+static void uop_fill(struct uop *u, const struct insn *insn, struct kept_insn *kept) {
     memset(u, 0, 2 * sizeof(*u));
-    u[0].insn = insn;
+    *kept = (struct kept_insn){.insn = *insn};
+    u[0].insn = &kept->insn;
+    u[0].spare = UOP_KEPT;
     u[0].len = insn->len;
     u[0].opsize = insn->opsize;
-    u[0].imm = insn->imm;
     u[0].disp = (s32)insn->mem.disp;
     u[0].base = insn->mem.base;
     u[0].index = insn->mem.index;
@@ -125,12 +126,13 @@ static void uop_fill(struct uop *u, const struct insn *insn) {
 int test_exec(struct soft_vcpu *c, const u8 *code, u32 len) {
     struct insn insn;
     struct uop u[2];
+    struct kept_insn kept;
     u8 padded[INSN_MAX_LEN + 1] = {0};
     memcpy(padded, code, len);
     if (insn_decode(&insn, padded, INSN_MAX_LEN, c->mode) != DECODE_OK) {
         return 0x100 | EXC_UD;
     }
-    uop_fill(u, &insn);
+    uop_fill(u, &insn, &kept);
     struct bind b = {.c = c, .insn = &insn, .uop = u};
     c->uop = u;
     c->block = NULL;
