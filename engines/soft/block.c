@@ -100,19 +100,20 @@ static struct soft_block **hash_head(struct soft_cache *cache, u64 gpa, u64 key)
     return &cache->hash[soft_place_hash(gpa, key) & ((1u << BLOCK_HASH_BITS) - 1)];
 }
 
-/* Unhooks outdated blocks that it meets. */
+/* Unhooks outdated blocks of that place that it meets; of others it would have to look at another
+ * cache line to know. */
 static struct soft_block *hash_find(struct soft_cache *cache, u64 gpa, u64 key) {
     struct soft_block **at = hash_head(cache, gpa, key);
     while (*at) {
         struct soft_block *b = *at;
-        if (!block_fresh(b)) {
-            *at = b->hash_next;
+        if (b->gpa != gpa || b->key != key) {
+            at = &b->hash_next;
             continue;
         }
-        if (b->gpa == gpa && b->key == key) {
+        if (block_fresh(b)) {
             return b;
         }
-        at = &b->hash_next;
+        *at = b->hash_next;
     }
     return NULL;
 }

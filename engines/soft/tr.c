@@ -757,6 +757,29 @@ static bool is_warm(const struct soft_tr *t, const struct soft_block *b) {
     return !b->tr_no && b->cached && (b->translated || !b->heat || b->heat + 1u >= t->heat);
 }
 
+/* The block at rip when it is at hand and will be interpreted for sure; NULL: look further. (Its
+ * translation would have been made from it, and it would know.) */
+static struct soft_block *known_cold(const struct soft_vcpu *c, u64 rip) {
+    u64 linear = (rip + c->cs_base) & c->addr_mask;
+    const struct block_jump *j = jump_slot(c->cache, linear, c->jump_key);
+    struct soft_block *b = j->to;
+    if (j->linear != linear || j->key != c->jump_key || !b || !block_fresh(b) ||
+        rip + b->bytes - 1 > c->cs_limit) {
+        return NULL;
+    }
+    return b->cached && !b->translated && b->heat && b->heat + 1u < c->tr->heat ? b : NULL;
+}
+
+/* A block that was just decoded, where no translation begins: what find() would say of it. False:
+ * find() has to. */
+static bool settle_new(struct soft_tr *t, struct soft_block *b) {
+    if (b->heat || b->tr_no || !b->cached || tr_cache_head(t, b->gpa)) {
+        return false;
+    }
+    b->heat = (u16)(former_lives(t, b) + 1);
+    return b->heat < t->heat;
+}
+
 /* Runs b, and what comes behind it as long as that is cold code. */
 static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
     struct soft_tr *t = c->tr;
@@ -773,14 +796,17 @@ static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
             return;
         }
         struct soft_block *next = soft_linked_block(c, b);
-        if (!next && able && tr_jump_find(c, c->next_rip)) {
+        if (!next && able && !known_cold(c, c->next_rip) && tr_jump_find(c, c->next_rip)) {
             return; /* not to be decoded for nothing */
         }
         b = next ? next : soft_next_block(c, b);
-        if (able && is_warm(t, b)) {
+        if (!able || settle_new(t, b)) {
+            continue;
+        }
+        if (is_warm(t, b)) {
             return;
         }
-        if (able && b->heat < t->heat) {
+        if (b->heat < t->heat) {
             b->heat++;
         }
     }
@@ -788,19 +814,6 @@ static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
 
 static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
     return UNLIKELY(c->verify) ? soft_verify_enter(c, code) : tr_enter(c, code);
-}
-
-/* The block at rip when it is at hand and will be interpreted for sure; NULL: look further. (Its
- * translation would have been made from it, and it would know.) */
-static struct soft_block *known_cold(const struct soft_vcpu *c, u64 rip) {
-    u64 linear = (rip + c->cs_base) & c->addr_mask;
-    const struct block_jump *j = jump_slot(c->cache, linear, c->jump_key);
-    struct soft_block *b = j->to;
-    if (j->linear != linear || j->key != c->jump_key || !b || !block_fresh(b) ||
-        rip + b->bytes - 1 > c->cs_limit) {
-        return NULL;
-    }
-    return b->cached && !b->translated && b->heat && b->heat + 1u < c->tr->heat ? b : NULL;
 }
 
 /* Runs what is at next_rip by way of its block. exit: how generated code was left, or 0. */
