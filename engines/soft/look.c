@@ -42,13 +42,22 @@ void soft_look_select(struct soft_vcpu *c) {
 /* --- life --------------------------------------------------------------------------------------
  */
 
+static struct look_set *set_new(struct host *host) {
+    static const u32 odd[] = {0, LOOK_SLOTS - 2, LOOK_SLOTS - 1};
+    struct look_set *set = host->ops->pages(host, sizeof(*set));
+    for (u32 i = 0; set && i < ARRAY_LEN(odd); i++) {
+        set->read[odd[i]] = set->write[odd[i]] = look_none(odd[i]);
+    }
+    return set;
+}
+
 int soft_look_create(struct soft_vcpu *c) {
     struct host *host = c->vm->host;
     struct soft_look *look = host->ops->pages(host, sizeof(*look));
     if (!look) {
         return -ERR_NOMEM;
     }
-    look->empty = host->ops->pages(host, sizeof(*look->empty));
+    look->empty = set_new(host);
     if (!look->empty) {
         host->ops->pages_free(host, look, sizeof(*look));
         return -ERR_NOMEM;
@@ -122,7 +131,11 @@ static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
         reset(c);
     }
     if (!look->set[n]) {
-        look->set[n] = c->vm->host->ops->pages(c->vm->host, sizeof(*look->set[n]));
+        look->set[n] = set_new(c->vm->host);
+        if (look->set[n]) {
+            touch(look, n, 0);
+            touch(look, n, LOOK_SLOTS - 1);
+        }
         soft_look_select(c);
     }
     return look->set[n];
@@ -158,10 +171,10 @@ bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, 
         list_add(look, n, page, phys);
     }
     set->addend[slot] = e->addend;
-    set->read[slot] = e->read == page ? tag_of(page) : 0;
-    set->write[slot] = e->write == page ? tag_of(page) : 0;
-    if (UNLIKELY(c->verify) && set->write[slot]) {
-        soft_verify_looked(c, &set->write[slot]);
+    set->read[slot] = e->read == page ? tag_of(page) : look_none(slot);
+    set->write[slot] = e->write == page ? tag_of(page) : look_none(slot);
+    if (UNLIKELY(c->verify) && e->write == page) {
+        soft_verify_looked(c, set, slot);
     }
     return true;
 }
@@ -170,7 +183,8 @@ bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, 
  */
 
 static void slot_clear(struct look_set *set, u64 linear) {
-    set->read[slot_of(linear)] = set->write[slot_of(linear)] = 0;
+    u32 slot = slot_of(linear);
+    set->read[slot] = set->write[slot] = look_none(slot);
 }
 
 static void set_clear(struct soft_look *look, u32 n, bool keep_global) {
@@ -225,8 +239,9 @@ bool soft_look_drop_page(struct soft_look *look, u32 context, u64 linear, bool l
 
 /* The slot may hold another page by now: its next write only looks again. */
 static void write_clear(struct soft_look *look, const struct look_fill *f) {
+    u32 slot = slot_of(f->linear);
     if (look->set[f->set]) {
-        look->set[f->set]->write[slot_of(f->linear)] = 0;
+        look->set[f->set]->write[slot] = look_none(slot);
     }
 }
 

@@ -8,7 +8,8 @@
  * A tag is the linear page address with all bits of the offset set when the access may go straight
  * to host memory, else 0, which no address compares equal to. So untouched tables say "none", and
  * they are reserved address space of which little is ever touched: a page of each array covers 2
- * MiB of guest addresses.
+ * MiB of guest addresses. Looks that keep flags (tr_mem.c) ask whether the last byte lies in the
+ * 4096 bytes that end with the tag; around address 0 another number than 0 has to say "none".
  *
  * Entries are copies of what tlb.h holds. They are forgotten one by one from a list of fills, never
  * by going over a table. When the list is full or too much of the tables is touched all tables are
@@ -39,6 +40,12 @@ enum {
 struct look_set {
     u64 read[LOOK_SLOTS], write[LOOK_SLOTS], addend[LOOK_SLOTS];
 };
+
+/* The tag of a slot without a translation. Operands that end in the 4096 bytes up to address 0 may
+ * begin in the last two slots and in the first. */
+static inline u64 look_none(u32 slot) {
+    return slot == 0 || slot >= LOOK_SLOTS - 2 ? 1u << 31 : 0;
+}
 
 struct look_fill {
     u64 linear;                    /* page | PHYS_GLOBAL, PHYS_LARGE */

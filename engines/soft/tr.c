@@ -316,7 +316,6 @@ static void emit(struct soft_tr *t) {
     memset(t->stub_jump, 0, sizeof(t->stub_jump));
     t->saved = false;
     t->lost = FLAGS_AT_HOME;
-    t->vec_done = false;
     tr_entries(t);
     t->look_held = false;
     tr_count_begin(t);

@@ -81,6 +81,7 @@ enum tr_stub {
     STUB_EXIT,
     STUB_EXIT_FLAGS,
     STUB_MISS,
+    STUB_MISS_FLAGS,
     STUB_STEP,
     STUB_INDIRECT,
     STUB_VLOAD,
@@ -183,9 +184,10 @@ enum {
     EA_KIND = 3,
     EA_INDEX = 16,
     EA_QUIET = 32,
-    EA_GROUP = 64
+    EA_GROUP = 64,
+    EA_KEPT = 128
 }; /* it is in R15; its page is in R15; computed; QUIET: raises nothing (tr_share.c); GROUP: for a
-      group, first is the leader's access (tr_group.c) */
+      group, first is the leader's access (tr_group.c); KEPT: flags are in RFLAGS, RCX is in R15 */
 
 struct tr_block {
     u64 rip, gpa, key; /* what tr_cache_find looks at is in one cache line */
@@ -360,6 +362,7 @@ struct soft_tr {
     u32 recipe_seen[1024];        /* numbers of the region's recipes, by what they say; 0: none */
     bool vec_done;                /* vector registers were seen to be loaded */
     bool look_held;               /* c->look is in H_TEMP2 (tr_mem.c) */
+    bool keeping;                 /* the look being made keeps RFLAGS (tr_mem.c) */
     struct tr_late {
         u32 from[4]; /* rel32 to fix; 0: none */
         u32 back;    /* where the late piece returns to */
@@ -403,10 +406,12 @@ void tr_rr(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 rm);
 void tr_rm(struct soft_tr *t, bool wide, u32 opcode, u32 reg, u32 base, s32 disp);
 void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_at *at);
 void tr_modrm(struct soft_tr *t, u32 reg, const struct tr_at *at); /* ModRM, SIB, displacement */
-void tr_shr_page(struct soft_tr *t, u32 to, u32 from); /* to = from[31:12]; uses H_TEMP2 */
-u32 tr_jcc(struct soft_tr *t, u32 cond);               /* returns where its rel32 is */
-u32 tr_jmp(struct soft_tr *t);                         /* likewise */
-u32 tr_jcxz(struct soft_tr *t, bool narrow);           /* when RCX is 0; narrow: ECX */
+/* to = from[31:12]; H_TEMP2 is c->look. wide: from[63:12], and the host has BMI2; keeps flags then
+ */
+void tr_shr_page(struct soft_tr *t, bool wide, u32 to, u32 from);
+u32 tr_jcc(struct soft_tr *t, u32 cond);     /* returns where its rel32 is */
+u32 tr_jmp(struct soft_tr *t);               /* likewise */
+u32 tr_jcxz(struct soft_tr *t, bool narrow); /* when RCX is 0; narrow: ECX */
 void tr_jmp_gs(struct soft_tr *t, size_t offset);
 void tr_fix(struct soft_tr *t, u32 at, u32 to); /* rel32 at `at` leads to `to` */
 void tr_fix_here(struct soft_tr *t, u32 at);    /* to a place within the trace: here */
@@ -617,7 +622,13 @@ u32 tr_flags_hint(struct soft_tr *t);
  * place? *early: registers that change before its last exit of that kind. */
 bool tr_flags_lazy(const struct soft_tr *t, u16 *early);
 bool tr_flags_trusted(const struct soft_tr *t, u32 hint, u16 early);
+/* Flags are in RFLAGS at instruction n, which looks: will they be wanted there, after so few looks
+ * that these had better keep them, or is the next that is written the only look to come? */
+enum tr_flags_ahead { FLAGS_SAVE, FLAGS_KEEP_ONCE, FLAGS_KEEP_WANTED };
+enum tr_flags_ahead tr_flags_ahead(const struct soft_tr *t, u32 n);
 /* tr_scan.c */
 bool tr_may_exit(const struct tr_insn *i);
+/* tr_mem.c: could i's look, if it makes one, keep flags? */
+bool tr_look_may_keep(const struct soft_tr *t, const struct tr_insn *i);
 
 #endif

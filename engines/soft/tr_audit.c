@@ -7,6 +7,8 @@
  *     compared with the slot of its first byte, "not equal" left, the addend comes from the same
  *     slot, and all bytes lie between these two. Stores need the write tag. A repeated string
  *     instruction needs its count and the end of its run within the page compared as well.
+ *   - RCX is the guest's, but within a look that keeps flags, which is one sequence that nobody
+ *     jumps into.
  *   - An access through GS is to a fixed place in struct soft_vcpu, a store to one of those in
  *     `places`; the table of indirect jumps is indexed by a value cut to its size.
  *   - No other segment, nothing that pushes or pops, changes segments, modes, DF or control
@@ -217,7 +219,24 @@ static bool string(struct audit *a) {
 /* --- comparisons -------------------------------------------------------------------------------
  */
 
-/* The tag of the last byte against the slot of the first: what the addend is good for. */
+/* What the addend of p is good for when the last byte is `last` and their pages are the same. */
+static bool addend_of(struct audit *a, struct audit_value p, const struct audit_value *last,
+                      u32 array) {
+    if (!audit_same_symbols(&p, last)) {
+        p = (struct audit_value){.sym = {p.own}, .coef = {1}};
+    }
+    if (!audit_same_symbols(&p, last) || last->c - p.c >= PAGE_SIZE) {
+        return false;
+    }
+    a->cmp = p;
+    a->cmp.kind = AUDIT_ADDEND;
+    a->cmp.at = p.c;
+    a->cmp.len = (u32)(last->c - p.c) + 1;
+    a->cmp.write = array == ARRAY_WRITE;
+    return true;
+}
+
+/* The tag of the last byte against the slot of the first. */
 static bool compare_tag(struct audit *a, const struct audit_value *tag) {
     struct audit_value p;
     u32 array;
@@ -234,20 +253,8 @@ static bool compare_tag(struct audit *a, const struct audit_value *tag) {
         if (tag->sym[0] || (tag->c & PAGE_MASK) != PAGE_MASK || slot != (u32)p.c >> PAGE_SHIFT) {
             return false;
         }
-    } else {
-        if (!audit_same_symbols(&p, tag)) {
-            p = (struct audit_value){.sym = {p.own}, .coef = {1}};
-        }
-        if (!audit_same_symbols(&p, tag) || tag->c - p.c >= PAGE_SIZE) {
-            return false;
-        }
     }
-    a->cmp = p;
-    a->cmp.kind = AUDIT_ADDEND;
-    a->cmp.at = p.c;
-    a->cmp.len = (u32)(tag->c - p.c) + 1;
-    a->cmp.write = array == ARRAY_WRITE;
-    return true;
+    return addend_of(a, p, tag, array);
 }
 
 static void compare(struct audit *a) {
@@ -280,17 +287,37 @@ static void fact_add(struct audit *a, const struct fact *f) {
     }
 }
 
-/* A look failed: generated code goes on at the anchor, or, when it is a group's, in another trace
- * (tr_group.c: mov H_TEMP2, number; and a jump, which is looked at later). */
-static bool miss_fine(struct audit *a) {
+/* Where the jump at `at` leads, by way of another behind the trace; 0: it is none. */
+static u32 jump_end(const struct audit *a, u32 at) {
+    const u8 *code = a->t->code.rw;
+    s32 rel;
+    if (at + 2 <= a->to && code[at] == 0xeb) {
+        at += 2 + (u32)(s8)code[at + 1];
+    }
+    if (at < a->from || at + 5 > a->to || code[at] != 0xe9) {
+        return 0;
+    }
+    memcpy(&rel, code + at + 1, sizeof(rel));
+    return at + 5 + (u32)rel;
+}
+
+/* A look failed: generated code goes on at the anchor by way of that stub, or, when it is a
+ * group's, in another trace (tr_group.c: mov H_TEMP2, number; and a jump, which is looked at
+ * later). */
+static bool miss_fine(struct audit *a, enum tr_stub stub) {
     const u8 *code = a->t->code.rw;
     u32 at = (u32)(a->at + a->insn.len + a->insn.imm), exit;
+    static const u8 rcx_back[] = {0x4c, 0x89, 0xf9}; /* mov rcx, H_ADDR */
+    if (at >= a->from && at + 3 <= a->to && stub == STUB_MISS_FLAGS &&
+        !memcmp(code + at, rcx_back, sizeof(rcx_back))) {
+        at += (u32)sizeof(rcx_back);
+    }
     if (at >= a->from && at + 11 <= a->to && code[at] == 0x41 &&
         code[at + 1] == (0xb8 | (H_TEMP2 & 7)) && code[at + 6] == 0xe9) {
         return true;
     }
     if (at < a->from || at + 6 > a->to || code[at] != 0x41 ||
-        code[at + 1] != (0xb8 | (H_TEMP & 7))) {
+        code[at + 1] != (0xb8 | (H_TEMP & 7)) || jump_end(a, at + 6) != a->t->stub[stub]) {
         return FAIL(a, "a look that does not lead to a miss");
     }
     memcpy(&exit, code + at + 2, sizeof(exit));
@@ -392,7 +419,7 @@ static bool jump(struct audit *a) {
         if (a->insn.id == INSN_JCC) {
             note_load(a, to);
         }
-        if (a->compared == CMP_TAG && a->insn.cond == 5 && !miss_fine(a)) {
+        if (a->compared == CMP_TAG && a->insn.cond == 5 && !miss_fine(a, STUB_MISS)) {
             return false;
         }
         return own || is_stub(a, to) || is_entry(a, to) ? true : FAIL(a, "a jump to nowhere");
@@ -498,8 +525,116 @@ static void label_passed(struct audit *a, bool falls) {
     }
 }
 
+static bool decode(struct audit *a) {
+    size_t left = a->to - a->at;
+    return insn_decode(&a->insn, a->t->code.rw + a->at, MIN(left, (size_t)INSN_MAX_LEN), 64) ==
+           DECODE_OK;
+}
+
+/* --- looks that keep flags ---------------------------------------------------------------------
+ *
+ *   mov rcx, [slot + tag]; not rcx; lea rcx, [rcx + last byte + 0x1000], in one or two steps
+ *   shrx rcx, rcx, H_TEMP2; jrcxz hit; jmp piece; hit: mov rcx, H_ADDR
+ */
+
+/* The next instruction, and nobody comes in there. */
+static bool next(struct audit *a) {
+    a->at += a->insn.len;
+    return a->at < a->to && decode(a) && !bit_get(a->label, a->at - a->from) &&
+           !bit_get(a->after, a->at - a->from);
+}
+
+static bool is_rcx(const struct insn_operand *op) {
+    return audit_is_gpr(op, 8) && op->reg == GPR_RCX;
+}
+
+static bool rcx_by(const struct audit *a, u32 reg) {
+    const struct insn_operand *by = &a->insn.op[a->insn.operand_count - 1];
+    return is_rcx(&a->insn.op[0]) && audit_is_gpr(by, 8) && by->reg == reg;
+}
+
+/* RCX, whose value counts as 0 here, and more; without a segment. */
+static bool lea_more(struct audit *a) {
+    const struct insn_mem *m = &a->insn.mem;
+    bool base = m->base == GPR_RCX && m->index != GPR_RCX;
+    bool index = m->index == GPR_RCX && m->base != GPR_RCX && m->scale == 1;
+    struct audit_value sum;
+    if (!is_rcx(&a->insn.op[0]) || a->insn.addrsize != 8 || !(base || index) ||
+        !audit_address(a, &sum) || sum.kind != AUDIT_SUM) {
+        return false;
+    }
+    a->v[GPR_RCX] = sum;
+    return true;
+}
+
+/* The rest of the look, of the slot p; RCX will be what it was. */
+static bool keep_rest(struct audit *a, const struct audit_value *p, u32 array) {
+    struct audit_value last;
+    if (!next(a) || a->insn.id != INSN_NOT || !is_rcx(&a->insn.op[0])) {
+        return false;
+    }
+    a->v[GPR_RCX] = audit_constant(0);
+    for (u32 n = 0; n < 3; n++) {
+        if (!next(a)) {
+            return false;
+        }
+        if (a->insn.id != INSN_LEA) {
+            break;
+        }
+        if (!lea_more(a)) {
+            return false;
+        }
+    }
+    last = a->v[GPR_RCX];
+    last.c -= PAGE_SIZE;
+    if (a->insn.id != INSN_SHRX || !rcx_by(a, H_TEMP2) || !is_rcx(&a->insn.op[1]) ||
+        a->v[H_TEMP2].kind != AUDIT_LOOK || !addend_of(a, *p, &last, array)) {
+        return false;
+    }
+    if (!next(a) || a->insn.id != INSN_JCXZ || a->insn.addrsize != 8) {
+        return false;
+    }
+    u32 hit = target_of(a);
+    if (!next(a) || a->insn.id != INSN_JMP || !miss_fine(a, STUB_MISS_FLAGS)) {
+        return false;
+    }
+    a->at += a->insn.len;
+    return a->at == hit && !bit_get(a->many, hit - a->from) && decode(a) &&
+           a->insn.id == INSN_MOV && rcx_by(a, H_ADDR);
+}
+
+/* Is it the tag for such a look that is loaded, with RCX in H_ADDR? */
+static bool keep_begins(struct audit *a, struct audit_value *p, u32 *array) {
+    const struct insn *i = &a->insn;
+    u64 slot;
+    return i->id == INSN_MOV && is_rcx(&i->op[0]) && i->op[1].kind == OPERAND_MEM &&
+           i->mem.seg != SEG_GS && audit_address(a, p) && p->kind == AUDIT_SLOT &&
+           audit_look_place(p, array, &slot) && *array != ARRAY_ADDEND &&
+           !memcmp(&a->v[H_ADDR], &a->v[GPR_RCX], sizeof(a->v[0]));
+}
+
+static bool keep(struct audit *a, const struct audit_value *p, u32 array) {
+    struct audit_value rcx = a->v[GPR_RCX];
+    if (!keep_rest(a, p, array)) {
+        return a->why ? false : FAIL(a, "a look that keeps flags, of another kind");
+    }
+    a->v[GPR_RCX] = rcx;
+    a->passed = a->cmp;
+    a->has_passed = true;
+    a->compared = CMP_NONE;
+    return true;
+}
+
+/* --- one after the other -----------------------------------------------------------------------
+ */
+
 static bool one(struct audit *a) {
     const struct insn *i = &a->insn;
+    struct audit_value slot;
+    u32 array;
+    if (keep_begins(a, &slot, &array)) {
+        return keep(a, &slot, array);
+    }
     if (forbidden(i)) {
         return FAIL(a, "an instruction that generated code may not contain");
     }
@@ -523,12 +658,6 @@ static bool one(struct audit *a) {
     compare(a);
     audit_values(a);
     return true;
-}
-
-static bool decode(struct audit *a) {
-    size_t left = a->to - a->at;
-    return insn_decode(&a->insn, a->t->code.rw + a->at, MIN(left, (size_t)INSN_MAX_LEN), 64) ==
-           DECODE_OK;
 }
 
 /* jump: one of a kind that leaves a note of what is known. */

@@ -139,7 +139,7 @@ void tr_mem(struct soft_tr *t, bool wide, u32 opcode, u32 reg, const struct tr_a
     tr_modrm(t, reg, at);
 }
 
-void tr_shr_page(struct soft_tr *t, u32 to, u32 from) {
+void tr_shr_page(struct soft_tr *t, bool wide, u32 to, u32 from) {
     if (!t->host_bmi2) {
         tr_rr(t, false, 0x89, from, to);
         tr_rr(t, false, 0xc1, 5, to);
@@ -148,7 +148,7 @@ void tr_shr_page(struct soft_tr *t, u32 to, u32 from) {
     }
     tr_u8(t, 0xc4); /* shrx to, from, r13d */
     tr_u8(t, (to & 8 ? 0u : 0x80) | 0x40 | (from & 8 ? 0u : 0x20) | 2);
-    tr_u8(t, (~(u32)H_TEMP2 & 15) << 3 | 3);
+    tr_u8(t, (wide ? 0x80u : 0) | (~(u32)H_TEMP2 & 15) << 3 | 3);
     tr_u8(t, 0xf7);
     tr_u8(t, 0xc0 | (to & 7) << 3 | (from & 7));
 }

@@ -259,6 +259,50 @@ u32 tr_flags_hint(struct soft_tr *t) {
     return changed & recipe_regs(&r) ? (u32)FLAGS_AT_HOME : recipe_new(t, &r);
 }
 
+/* Does i look for itself? */
+static bool looks(const struct tr_insn *i) {
+    switch (i->class) {
+    case CLASS_COPY:
+        return insn_has_mem(&i->insn) && !i->found;
+    case CLASS_MOFFS:
+    case CLASS_PUSH_MEM:
+        return true;
+    default:
+        return (i->class == CLASS_PUSH || i->class == CLASS_POP || i->class == CLASS_LEAVE ||
+                i->class == CLASS_CALL) &&
+               !i->found;
+    }
+}
+
+/* A look that keeps flags costs three instructions more; saving and restoring them five each, and
+ * both wait for memory. */
+enum { KEEP_MAX = 4 };
+
+enum tr_flags_ahead tr_flags_ahead(const struct soft_tr *t, u32 n) {
+    u32 count = 0;
+    for (; n < t->trace_len; n++) {
+        const struct tr_insn *i = &t->trace[n];
+        bool jump = i->class == CLASS_JCC;
+        if ((!looks_only(i) && !jump) || (i->vector && !t->vec_done)) {
+            return FLAGS_SAVE; /* wants them saved */
+        }
+        if (looks(i)) {
+            if (!tr_look_may_keep(t, i)) {
+                return FLAGS_SAVE;
+            }
+            count++;
+        }
+        if (flags_wanted(i)) {
+            return count <= KEEP_MAX ? FLAGS_KEEP_WANTED : FLAGS_SAVE;
+        }
+        if (i->insn.flags_write) {
+            break;
+        }
+        n += i->class == CLASS_PUSH || i->class == CLASS_POP ? tr_stack_run(t, n) - 1 : 0;
+    }
+    return count == 1 ? FLAGS_KEEP_ONCE : FLAGS_SAVE;
+}
+
 bool tr_flags_lazy(const struct soft_tr *t, u16 *early) {
     u16 changed = 0;
     *early = 0;

@@ -336,12 +336,19 @@ void tr_edge_join(struct soft_tr *t, u32 exit, u32 entry, bool lazy) {
     }
 }
 
+static enum tr_stub miss_stub(const struct tr_exit *e) {
+    return e->ea_how & EA_KEPT ? STUB_MISS_FLAGS : STUB_MISS;
+}
+
 /* Where exit e may go on in the alone trace; 0: nowhere, since somebody may look for flags where
  * they are not. What c->tr_lazy says at e was found to last as far as `early` of e's trace tells.
  */
 static u32 apart_entry(const struct soft_tr *t, const struct tr_exit *e,
                        const struct tr_block *alone) {
     const struct tr_block *from = &t->blocks[e->block];
+    if (e->ea_how & EA_KEPT) {
+        return alone->entry[ENTRY_R];
+    }
     if (e->flags == FLAGS_AT_HOME) {
         return alone->entry[ENTRY_M];
     }
@@ -366,7 +373,7 @@ bool tr_apart_join(struct soft_tr *t, u32 exit, struct tr_block *alone) {
 void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
     struct tr_exit *e = &t->exits[exit];
     if (e->kind == TR_MISS) {
-        piece_set(t, e->patch + (u32)e->go_on, H_TEMP, exit, t->stub[STUB_MISS]);
+        piece_set(t, e->patch + (u32)e->go_on, H_TEMP, exit, t->stub[miss_stub(e)]);
         return;
     }
     if (e->access & EDGE_TELLS) {
@@ -472,14 +479,17 @@ static void late_edge(struct soft_tr *t, const struct tr_late *l) {
 
 static void late_miss(struct soft_tr *t, const struct tr_late *l) {
     struct tr_exit *e = &t->exits[l->exit];
-    u32 off = t->used - l->back;
     e->patch = l->back;
-    if (e->ea_how & EA_GROUP) {
-        e->go_on = (s16)(off <= INT16_MAX ? off : 0);
-        (void)put_piece(t, l->exit, STUB_MISS);
-    } else {
-        put_exit(t, l->exit, STUB_MISS);
+    if (!(e->ea_how & EA_GROUP)) {
+        put_exit(t, l->exit, miss_stub(e));
+        return;
     }
+    if (e->ea_how & EA_KEPT) { /* as the alone trace wants it */
+        tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
+    }
+    u32 off = t->used - l->back;
+    e->go_on = (s16)(off <= INT16_MAX ? off : 0);
+    (void)put_piece(t, l->exit, miss_stub(e));
 }
 
 void tr_late_pieces(struct soft_tr *t) {

@@ -129,6 +129,13 @@ static void miss_jump(struct soft_tr *t, const struct tr_exit *e, u32 back) {
     tr_late_new(t, LATE_MISS, (u32)(e - t->exits), tr_jcc(t, 5), back);
 }
 
+/* jrcxz over the jump to such a piece */
+static void miss_unless_zero(struct soft_tr *t, const struct tr_exit *e, u32 back) {
+    tr_u8(t, 0xe3);
+    tr_u8(t, 5);
+    tr_late_new(t, LATE_MISS, (u32)(e - t->exits), tr_jmp(t), back);
+}
+
 static void lea(struct soft_tr *t, bool wide, u32 to, struct tr_at at, s32 more) {
     at.disp += more;
     if (at.index == MEM_NONE && !at.disp) {
@@ -144,6 +151,61 @@ static void last_tag(struct soft_tr *t, u32 reg) {
     tr_u32(t, PAGE_MASK);
 }
 
+static struct tr_exit *miss_regs(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea,
+                                 u32 size, bool write) {
+    struct tr_exit *e = miss_new(t, i, size, write);
+    e->ea_how = (u8)(EA_REGS | ea->shift << 2 | (ea->index == MEM_NONE ? 0 : EA_INDEX));
+    e->ea_regs = (u8)((ea->base & 15) | (ea->index == MEM_NONE ? 0 : ea->index << 4));
+    e->ea_disp = ea->disp;
+    return e;
+}
+
+enum { KEEP_ROOM = 4 * PAGE_SIZE }; /* for what look_keep adds to a displacement */
+
+/*
+ * Guest registers only, and RFLAGS stays as it is. RCX is the only register that can be tested; it
+ * is in r15 meanwhile.
+ *
+ *   mov r13, table; mov r15, rcx; r14d = address >> 12
+ *   rcx = (last byte + ~tag + 0x1000) >> 12     ~tag is -(page + 0x1000): 0 when it is in the page
+ *   rcx == 0? mov rcx, r15; r14 = addend
+ */
+static struct tr_exit *look_keep(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea,
+                                 u32 size, bool write) {
+    u32 back = t->used;
+    struct tr_exit *e = miss_regs(t, i, ea, size, write);
+    struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3, .disp = tags(write)};
+    struct tr_at last = *ea;
+    e->ea_how |= EA_KEPT;
+    last.base = ea->base == GPR_RCX ? (u8)H_ADDR : ea->base;
+    last.disp += (s32)size - 1 + (s32)PAGE_SIZE;
+    load_table(t);
+    tr_rr(t, true, 0x89, GPR_RCX, H_ADDR);
+    if (ea->index == MEM_NONE && !ea->disp) {
+        tr_shr_page(t, false, H_TEMP, ea->base);
+    } else {
+        lea(t, false, H_TEMP, *ea, 0);
+        tr_shr_page(t, false, H_TEMP, H_TEMP);
+    }
+    tr_mem(t, true, 0x8b, GPR_RCX, &slot);
+    tr_rr(t, true, 0xf7, 2, GPR_RCX); /* not */
+    if (ea->index != MEM_NONE) {
+        struct tr_at index = {.base = GPR_RCX, .shift = ea->shift, .disp = last.disp};
+        index.index = ea->index == GPR_RCX ? (u8)H_ADDR : ea->index;
+        lea(t, true, GPR_RCX, index, 0);
+        last.disp = 0;
+    }
+    last.index = GPR_RCX;
+    last.shift = 0;
+    lea(t, true, GPR_RCX, last, 0);
+    tr_shr_page(t, true, GPR_RCX, GPR_RCX);
+    miss_unless_zero(t, e, back);
+    tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
+    slot.disp = LOOK_ADDEND;
+    tr_mem(t, true, 0x8b, H_TEMP, &slot);
+    return e;
+}
+
 /*
  * Guest registers only: critical is base -> index -> addend -> access, all else is beside it.
  *
@@ -152,14 +214,14 @@ static void last_tag(struct soft_tr *t, u32 reg) {
 static struct tr_exit *look_regs(struct soft_tr *t, const struct tr_insn *i, const struct tr_at *ea,
                                  u32 size, bool write) {
     u32 back = t->used;
-    struct tr_exit *e = miss_new(t, i, size, write);
+    if (t->keeping) {
+        return look_keep(t, i, ea, size, write);
+    }
+    struct tr_exit *e = miss_regs(t, i, ea, size, write);
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3, .disp = tags(write)};
-    e->ea_how = (u8)(EA_REGS | ea->shift << 2 | (ea->index == MEM_NONE ? 0 : EA_INDEX));
-    e->ea_regs = (u8)((ea->base & 15) | (ea->index == MEM_NONE ? 0 : ea->index << 4));
-    e->ea_disp = ea->disp;
     load_table(t);
     if (ea->index == MEM_NONE && !ea->disp) {
-        tr_shr_page(t, H_TEMP, ea->base);
+        tr_shr_page(t, false, H_TEMP, ea->base);
     } else {
         lea(t, false, H_TEMP, *ea, 0);
         tr_rr(t, false, 0xc1, 5, H_TEMP); /* shr */
@@ -222,7 +284,7 @@ static void look_r15(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 s
     struct tr_at slot = {.base = H_TEMP2, .index = H_TEMP, .shift = 3};
     e->ea_how = EA_R15;
     load_table(t);
-    tr_shr_page(t, H_TEMP, H_ADDR);
+    tr_shr_page(t, false, H_TEMP, H_ADDR);
     tr_mem(t, true, 0x8d, H_TEMP2, &slot);
     lea(t, true, H_TEMP, (struct tr_at){.base = H_ADDR, .index = MEM_NONE}, (s32)size - 1);
     last_tag(t, H_TEMP);
@@ -236,12 +298,20 @@ void tr_check(struct soft_tr *t, const struct tr_insn *i, u32 back, u32 size, bo
     tr_rr(t, true, 0x01, H_TEMP, H_ADDR);
 }
 
+/* Before a look for i: it keeps flags, or they are saved, or follow from registers. */
+static void look_flags(struct soft_tr *t, const struct tr_insn *i) {
+    bool here = i->live_in && !t->saved && !t->lost && !i->found;
+    t->keeping = here && tr_look_may_keep(t, i) && !tr_flags_recipe(t) &&
+                 tr_flags_ahead(t, (u32)(i - t->trace)) != FLAGS_SAVE;
+    if (!t->keeping && !i->found) {
+        tr_flags_clobber(t, i->live_in);
+    }
+}
+
 void tr_look_base(struct soft_tr *t, const struct tr_insn *i, u32 base, s32 disp, u32 size,
                   bool write, struct tr_at *at) {
     *at = (struct tr_at){.base = (u8)base, .index = MEM_NONE, .disp = disp};
-    if (!i->found) {
-        tr_flags_clobber(t, i->live_in);
-    }
+    look_flags(t, i);
     if (i->group) {
         struct tr_at ea = *at;
         look_group(t, i, &ea, size, at);
@@ -279,12 +349,27 @@ static bool const_address(const struct soft_tr *t, const struct insn *insn, u64 
            (*linear & PAGE_MASK) + size <= PAGE_SIZE;
 }
 
+bool tr_look_may_keep(const struct soft_tr *t, const struct tr_insn *i) {
+    if (!tr_wide(t) || !t->host_bmi2) {
+        return false;
+    }
+    switch (i->class) {
+    case CLASS_PUSH:
+    case CLASS_POP:
+    case CLASS_LEAVE:
+    case CLASS_CALL:
+        return true;
+    case CLASS_COPY:
+        return insn_has_mem(&i->insn) && plain_regs(&i->insn, KEEP_ROOM);
+    default:
+        return false;
+    }
+}
+
 void tr_look(struct soft_tr *t, const struct tr_insn *i, u32 size, bool write, struct tr_at *at) {
     const struct insn_mem *m = &i->insn.mem;
     u64 linear;
-    if (!i->found) {
-        tr_flags_clobber(t, i->live_in);
-    }
+    look_flags(t, i);
     if (const_address(t, &i->insn, i->rip, size, &linear)) {
         look_const(t, i, linear, size, write, at);
         return;
@@ -410,7 +495,7 @@ void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_tem
     (void)value_in_temp;
     tr_look_base(t, i, GPR_RSP, -(s32)tr_word(t), tr_word(t), true, &at);
     tr_imm(t, H_TEMP2, i->rip + i->insn.len);
-    if (t->floats && i->found) { /* keeping flags */
+    if (t->floats && (i->found || t->keeping)) { /* keeping flags */
         struct tr_at sum = {.base = H_TEMP2, .index = H_ADDR};
         tr_gs_load(t, H_ADDR, C_OFF(tr_delta));
         tr_mem(t, true, 0x8d, H_TEMP2, &sum);

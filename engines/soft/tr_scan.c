@@ -303,7 +303,7 @@ static enum tr_flags_at flags_at(const struct soft_tr *t) {
         if (!i->live_in) {
             return FLAGS_DEAD;
         }
-        if (i->class != CLASS_JCC && tr_may_exit(i)) {
+        if (i->class != CLASS_JCC && tr_may_exit(i) && tr_flags_ahead(t, n) != FLAGS_KEEP_WANTED) {
             return FLAGS_SAVED;
         }
         if (i->class == CLASS_JCC || i->insn.flags_read || i->insn.flags_write) {
@@ -375,6 +375,7 @@ static void end_with_sti(struct soft_tr *t) {
 
 bool tr_scan(struct soft_tr *t, const struct soft_block *b) {
     t->page_have = 0;
+    t->vec_done = false;
     t->page_bytes = PAGE_SIZE;
     if (t->second_page) {
         soft_code_copy(t->page + PAGE_SIZE, t->second_page, INSN_MAX_LEN);

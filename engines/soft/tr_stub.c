@@ -6,6 +6,7 @@
  *   STUB_EXIT       stores guest registers and returns to the caller of enter
  *   STUB_EXIT_FLAGS saves the guest's flags first
  *   STUB_MISS       calls tr_miss_call(c, H_ADDR); goes on at c->tr_resume, or exits
+ *   STUB_MISS_FLAGS the same where flags are in RFLAGS and RCX is in H_ADDR
  *   STUB_STEP       calls tr_step_call(c); likewise
  *   STUB_INDIRECT   an indirect jump to H_ADDR: tr_jump_other, or exits
  *   STUB_FLOAT      floating traces are off by H_ADDR now: goes on at H_TEMP2, or exits
@@ -216,6 +217,9 @@ void tr_stubs(struct soft_tr *t) {
     exit_stub(t);
     indirect_stub(t);
     float_stub(t);
+    stub_begin(t, STUB_MISS_FLAGS);
+    tr_rr(t, true, 0x89, H_ADDR, GPR_RCX);
+    tr_flags_save(t);
     call_stub(t, STUB_MISS, (u64)(uintptr_t)tr_miss_call);
     call_stub(t, STUB_STEP, (u64)(uintptr_t)tr_step_call);
     if (t->host_avx) {

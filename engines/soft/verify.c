@@ -170,14 +170,14 @@ void soft_verify_opened(struct soft_vcpu *c, struct tlb_entry *e, u64 gpa) {
     }
 }
 
-void soft_verify_looked(struct soft_vcpu *c, u64 *tag) {
+void soft_verify_looked(struct soft_vcpu *c, struct look_set *set, u32 slot) {
     struct soft_verify *v = c->verify;
     if (v->looked_resets != c->tlb->look->resets) { /* those tables are gone */
         v->looked_resets = c->tlb->look->resets;
         v->looked_count = 0;
     }
     if (v->looked_count < VERIFY_OPENED) {
-        v->looked[v->looked_count++] = tag;
+        v->looked[v->looked_count++] = (struct verify_look){.set = set, .slot = slot};
     } else {
         v->opened_over = true;
     }
@@ -193,7 +193,7 @@ static void close_all(struct soft_vcpu *c) {
         v->opened[i]->write = TLB_NONE;
     }
     for (u32 i = 0; i < v->looked_count && v->looked_resets == c->tlb->look->resets; i++) {
-        *v->looked[i] = 0;
+        v->looked[i].set->write[v->looked[i].slot] = look_none(v->looked[i].slot);
     }
     v->opened_over = false;
     v->opened_count = v->looked_count = 0;

@@ -28,6 +28,7 @@
 #include "engines/soft/soft.h"
 
 struct tr_exit;
+struct look_set;
 
 enum {
     VERIFY_PAGES = 64,   /* written in one window */
@@ -79,7 +80,10 @@ struct soft_verify {
     struct engine_verify_stats stats;
 
     struct tlb_entry *opened[VERIFY_OPENED];
-    u64 *looked[VERIFY_OPENED];
+    struct verify_look {
+        struct look_set *set;
+        u32 slot;
+    } looked[VERIFY_OPENED];
     u32 walking;       /* the page walk writes A and D bits */
     u32 outside_count; /* atomic */
     u32 foreign;       /* atomic: those of other threads */
@@ -109,7 +113,7 @@ bool soft_verify_may_step(const struct soft_vcpu *c, const struct tr_exit *e);
 /* tlb.c: a fast write translation of a page was made; may not return (the window ends). */
 void soft_verify_opened(struct soft_vcpu *c, struct tlb_entry *e, u64 gpa);
 /* look.c: likewise in the tables for generated code. */
-void soft_verify_looked(struct soft_vcpu *c, u64 *tag);
+void soft_verify_looked(struct soft_vcpu *c, struct look_set *set, u32 slot);
 /* mem.c: an access was resolved; moves it to the interpreter's copies; may not return. */
 void soft_verify_access(struct soft_vcpu *c, bool write, struct mem_at *at);
 /* smc.c: memory was written by a device, or A and D bits by a walk. Any thread. */
