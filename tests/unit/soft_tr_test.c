@@ -409,6 +409,88 @@ static void test_pkru(void **state) {
     pkru_taken("b800020000 31d2 480fae6d00", 5, 0x25);   /* xrstor64 */
 }
 
+/* --- looks that keep flags (tr_mem.c) ----------------------------------------------------------
+ */
+
+enum { KEEP_FLAGS = FLAG_CF | FLAG_OF | FLAG_SF };
+
+struct keep_row {
+    const char *code; /* adc rax, .. */
+    u64 rbx, rcx, operand;
+};
+
+static void keep_setup(const struct keep_row *r, u64 flags) {
+    sm_setup(m, SM_LONG, 0);
+    u32 n = sm_hex(m, SM_CODE, r->code);
+    sm_hex(m, SM_CODE + n, "9c 5a f4"); /* pushf; pop rdx; hlt */
+    m->s.gpr[GPR_RAX] = 1000;
+    m->s.gpr[GPR_RBX] = r->rbx;
+    m->s.gpr[GPR_RCX] = r->rcx;
+    m->s.rflags |= flags;
+}
+
+/* Has a trace since block number `first` a look of that kind: jrcxz over a jump? */
+static bool keeps_flags(u32 first) {
+    const struct soft_tr *t = c->tr;
+    for (u32 at = t->blocks[first].from; first < t->block_count && at + 2 < t->used; at++) {
+        if (t->code.rw[at] == 0xe3 && t->code.rw[at + 1] == 5 && t->code.rw[at + 2] == 0xe9) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void test_keep(void **state) {
+    static const struct keep_row row[] = {
+        {"481303", SM_DATA, 7, SM_DATA},
+        {"48134308", SM_DATA, 7, SM_DATA + 8},
+        {"481383f8ffffff", SM_DATA, 7, SM_DATA - 8},
+        {"481301", 7, SM_DATA, SM_DATA},
+        {"48134110", 7, SM_DATA, SM_DATA + 16},
+        {"481304cb", SM_DATA, 3, SM_DATA + 24},
+        {"481344cb08", SM_DATA, 3, SM_DATA + 32},
+        {"481304d9", 3, SM_DATA, SM_DATA + 24},
+        {"48130409", 7, SM_DATA / 2, SM_DATA},
+        {"48130424", 7, 7, SM_STACK},
+    };
+    (void)state;
+    for (size_t n = 0; n < 2 * ARRAY_LEN(row); n++) {
+        const struct keep_row *r = &row[n / 2];
+        u64 carry = n & 1, first = c->tr->block_count;
+        keep_setup(r, carry ? KEEP_FLAGS : KEEP_FLAGS & ~FLAG_CF);
+        sm_put(m, r->operand, 8, 0x7ffffffffffffff0);
+        assert_int_equal(sm_run(m), EXIT_HLT);
+        assert_int_equal(sm_vector(m), -1);
+        assert_true(m->s.gpr[GPR_RAX] == 0x7ffffffffffffff0ull + 1000 + carry);
+        assert_true(m->s.gpr[GPR_RBX] == r->rbx && m->s.gpr[GPR_RCX] == r->rcx);
+        assert_int_equal(m->s.gpr[GPR_RDX] & KEEP_FLAGS, FLAG_OF | FLAG_SF);
+        assert_true(keeps_flags((u32)first));
+    }
+}
+
+/* Nobody has these pages: flags and RCX are what they were. Around address 0 the tables' own
+ * numbers for "none" must not be met. */
+static void test_keep_faults(void **state) {
+    static const u64 at[] = {FAULTS,        0 - 8ull,      0 - 7ull,      0 - 1ull,
+                             0 - 0x1000ull, 0 - 0x1001ull, 0 - 0x1007ull, 0 - 0x1008ull,
+                             0x80000000,    0x7fffffff,    0xffffffff,    0x7ffffffff000,
+                             BIT(47) - 8};
+    (void)state;
+    for (size_t n = 0; n < 4 * ARRAY_LEN(at); n++) {
+        bool by_rcx = n & 1, store = n & 2;
+        u64 address = at[n / 4];
+        struct keep_row r = {.rbx = by_rcx ? 7 : address, .rcx = by_rcx ? address : 7};
+        r.code = store ? by_rcx ? "480111 4811d0" : "480113 4811d0" : by_rcx ? "481301" : "481303";
+        keep_setup(&r, KEEP_FLAGS);
+        assert_int_equal(sm_run(m), EXIT_HLT);
+        bool wraps = address + 7 < address;
+        assert_true(sm_vector(m) == EXC_PF || (wraps && sm_vector(m) == EXC_GP));
+        assert_true(wraps || m->s.cr2 == address);
+        assert_int_equal(sm_frame(m, 3, 8) & KEEP_FLAGS, KEEP_FLAGS);
+        assert_true(m->s.gpr[GPR_RCX] == r.rcx && m->s.gpr[GPR_RAX] == 1000);
+    }
+}
+
 /* --- tr_group.c --------------------------------------------------------------------------------
  */
 
@@ -623,6 +705,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_recipes_brought, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share_fault, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_keep, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_keep_faults, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_groups, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_group_crosses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
