@@ -208,6 +208,26 @@ static void test_audit_group(void **state) {
     expect_refused(code, store, beyond, 5, "beyond what was looked up");
 }
 
+/* A look that keeps flags is one piece: each part of it is needed. */
+static void test_audit_keep(void **state) {
+    static const struct {
+        u8 n, from[8], to[8];
+        const char *why;
+    } row[] = {
+        {3, {0x48, 0xf7, 0xd1}, {0x48, 0xf7, 0xd9}, "another kind"},              /* neg rcx */
+        {4, {0x47, 0x10, 0, 0}, {0x40, 0x10, 0, 0}, "beyond what was looked up"}, /* first byte */
+        {4, {0x47, 0x10, 0, 0}, {0x47, 0x20, 0, 0}, "another kind"},
+        {3, {0xe3, 0x05, 0xe9}, {0xe3, 0x08, 0xe9}, "another kind"},  /* over mov rcx, r15 */
+        {3, {0x4c, 0x89, 0xf9}, {0x4c, 0x89, 0xfa}, "another kind"},  /* mov rdx, r15 */
+        {3, {0x49, 0x89, 0xcf}, {0x49, 0x89, 0xd7}, "not looked up"}, /* mov r15, rdx before */
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        /* stc; adc rax, [rdi+40h] */
+        expect_refused("f9 48134740 f4", row[i].from, row[i].to, row[i].n, row[i].why);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_register, set_up, tear_down),
@@ -218,6 +238,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_audit_access, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_instructions, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_group, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_audit_keep, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_audit_state, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
