@@ -563,6 +563,45 @@ static void test_group_crosses(void **state) {
     }
 }
 
+/* A group over a page end, in front of which flags are live: the trace without groups has them. */
+static void test_keep_group(void **state) {
+    /* 1: adc [rbx-8], rdx; adc rax, [rbx+8]; dec ecx; jnz 1b; hlt */
+    const char *code = "481153f8 48134308 ffc9 75f4 f4";
+    (void)state;
+    for (u32 moved = 0; moved < 2; moved++) {
+        u32 turns = 40;
+        u64 low = 0xfffffffffffffff0, rax = 7, high = 0xf000000000000001, carry = 1;
+        cross_setup(0x201003);
+        u64 at = moved ? 0x200800 : 0x200ff8, other = moved ? at + 8 : 0x201000;
+        u32 first = c->tr->exit_count, kept = 0;
+        m->s.gpr[GPR_RBX] = moved ? 0x600800 : 0x600ff8;
+        m->s.gpr[GPR_RCX] = turns;
+        m->s.gpr[GPR_RDX] = 3;
+        m->s.rflags |= FLAG_CF;
+        sm_put(m, at - 8, 8, low);
+        sm_put(m, other, 8, high);
+        sm_hex(m, SM_CODE, code);
+        assert_int_equal(sm_run(m), EXIT_HLT);
+        assert_int_equal(sm_vector(m), -1);
+        for (u32 n = first; n < c->tr->exit_count; n++) {
+            const struct tr_exit *e = &c->tr->exits[n];
+            kept += e->kind == TR_MISS && (e->ea_how & EA_GROUP) && (e->ea_how & EA_KEPT);
+        }
+        assert_true(kept);
+        for (u32 n = 0; n < turns; n++) {
+            u64 sum = low + 3 + carry;
+            carry = sum < low;
+            low = sum;
+            sum = rax + high + carry;
+            carry = sum < rax || (carry && sum == rax);
+            rax = sum;
+        }
+        assert_true(sm_get(m, at - 8, 8) == low && m->s.gpr[GPR_RAX] == rax);
+        assert_int_equal(m->s.rflags & FLAG_CF, carry);
+        assert_int_equal(m->s.gpr[GPR_RCX], 0);
+    }
+}
+
 /* --- 32-bit code -------------------------------------------------------------------------------
  */
 
@@ -709,6 +748,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_keep_faults, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_groups, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_group_crosses, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_keep_group, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_32_gs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pkru, set_up, tear_down),
