@@ -163,6 +163,7 @@ static void put_condition(struct soft_tr *t, const struct tr_insn *i) {
     if (i->insn.id == INSN_JCXZ) {
         tr_flags_settle(t);
         tr_edge(t, to, tr_jcxz(t, i->insn.addrsize == 4));
+        t->look_held = false; /* a label: the audit (tr_audit.c) knows little behind it */
         return;
     }
     tr_flags_need(t);
