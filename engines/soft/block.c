@@ -96,33 +96,49 @@ static void *arena_take(struct soft_cache *cache, size_t size) {
 /* --- hash --------------------------------------------------------------------------------------
  */
 
-static struct soft_block **hash_head(struct soft_cache *cache, u64 gpa, u64 key) {
-    return &cache->hash[soft_place_hash(gpa, key) & ((1u << BLOCK_HASH_BITS) - 1)];
+_Static_assert(ARENA_SIZE / 16 < BIT(BLOCK_TAG_SHIFT), "places of blocks");
+
+/* The head of the chain, and the block's bit in it. */
+static u32 *hash_head(struct soft_cache *cache, u64 gpa, u64 key, u32 *tag) {
+    u32 hash = soft_place_hash(gpa, key);
+    *tag = 1u << (BLOCK_TAG_SHIFT + (hash >> BLOCK_HASH_BITS) % (32 - BLOCK_TAG_SHIFT));
+    return &cache->hash[hash & ((1u << BLOCK_HASH_BITS) - 1)];
 }
 
-/* Unhooks outdated blocks of that place that it meets; of others it would have to look at another
- * cache line to know. */
-static struct soft_block *hash_find(struct soft_cache *cache, u64 gpa, u64 key) {
-    struct soft_block **at = hash_head(cache, gpa, key);
-    while (*at) {
-        struct soft_block *b = *at;
-        if (b->gpa != gpa || b->key != key) {
-            at = &b->hash_next;
-            continue;
-        }
-        if (block_fresh(b)) {
-            return b;
-        }
-        *at = b->hash_next;
+static struct soft_block *hash_block(const struct soft_cache *cache, u32 place) {
+    u32 n = place & ((1u << BLOCK_TAG_SHIFT) - 1);
+    return n ? (struct soft_block *)(void *)(cache->arena + 16 * (size_t)(n - 1)) : NULL;
+}
+
+static void unhook(struct soft_cache *cache, u32 *head, const struct soft_block *gone) {
+    u32 *at = head;
+    while (hash_block(cache, *at) != gone) {
+        at = &hash_block(cache, *at)->hash_next;
     }
-    return NULL;
+    *at = (*at & ~((1u << BLOCK_TAG_SHIFT) - 1)) | gone->hash_next;
+}
+
+/* Blocks of other places are not looked at where the chain's bits tell: most of them would have to
+ * be fetched from far. Unhooks the block when it is outdated. */
+static struct soft_block *hash_find(struct soft_cache *cache, u64 gpa, u64 key) {
+    u32 tag, *head = hash_head(cache, gpa, key, &tag);
+    struct soft_block *b = *head & tag ? hash_block(cache, *head) : NULL;
+    while (b && (b->gpa != gpa || b->key != key)) {
+        b = hash_block(cache, b->hash_next);
+    }
+    if (b && !block_fresh(b)) {
+        unhook(cache, head, b);
+        return NULL;
+    }
+    return b;
 }
 
 static void hash_add(struct soft_cache *cache, struct soft_block *b) {
-    struct soft_block **at = hash_head(cache, b->gpa, b->key);
-    b->hash_next = *at;
+    u32 tag, *head = hash_head(cache, b->gpa, b->key, &tag);
+    u32 tags = *head & ~((1u << BLOCK_TAG_SHIFT) - 1);
+    b->hash_next = *head ^ tags;
     b->cached = true;
-    *at = b;
+    *head = tags | tag | (u32)(((const u8 *)b - cache->arena) / 16 + 1);
 }
 
 struct unaligned {

@@ -19,6 +19,7 @@ enum {
     BLOCK_MAX = 64,
     BLOCK_LINKS = 2,
     BLOCK_HASH_BITS = 15,
+    BLOCK_TAG_SHIFT = 20,
     BLOCK_JUMP_BITS = 13,
     BLOCK_UOPS_MAX = 2 * BLOCK_MAX + 1,
 };
@@ -43,7 +44,7 @@ struct soft_block {
     bool tr_no;      /* cannot be translated */
     bool translated; /* it was: the translator's table may know it */
     u64 gpa, key;
-    struct soft_block *hash_next;
+    u32 hash_next; /* of another block: its place in the arena, in steps of 16 bytes, + 1 */
     struct uop uop[];
 };
 _Static_assert(sizeof(struct soft_block) == 96, "as struct uop");
@@ -68,7 +69,8 @@ struct soft_cache {
     u64 resets;        /* counts emptyings: pointers to blocks from before are dead */
     u32 no_generation; /* for code outside RAM: always 0 */
     struct uop fetch;  /* c->uop while an instruction is being fetched */
-    struct soft_block *hash[1 << BLOCK_HASH_BITS];
+    /* hash_next of the first, and a bit for each block in the chain: BLOCK_TAG_SHIFT and up */
+    u32 hash[1 << BLOCK_HASH_BITS];
     struct block_jump jump[1 << BLOCK_JUMP_BITS];
     /* scratch of the decoder */
     struct uop uop[BLOCK_UOPS_MAX];

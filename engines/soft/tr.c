@@ -470,15 +470,6 @@ static struct tr_block *find_place(struct soft_vcpu *c, u64 rip, bool same) {
     return phys & PHYS_MMIO ? NULL : find_at(c, rip, gpa, 0, same);
 }
 
-/* Executions that a block decoded anew begins with: the number of its former lives. Else code that
- * all together does not fit where decoded blocks are, as that of many short programs, would never
- * become hot. Not when the code cache is too small, too. */
-static u16 former_lives(struct soft_tr *t, const struct soft_block *b) {
-    u8 *lives = &t->lives[soft_place_hash(b->gpa, b->key) % ARRAY_LEN(t->lives)];
-    *lives = *lives == UINT8_MAX ? UINT8_MAX : (u8)(*lives + 1);
-    return tr_cache_relax(t) ? (u16)(*lives - 1) : 0;
-}
-
 /* The translation of b at rip; NULL: interpret it. */
 static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip, bool same) {
     struct soft_tr *t = c->tr;
@@ -494,7 +485,7 @@ static struct tr_block *find(struct soft_vcpu *c, struct soft_block *b, u64 rip,
         }
     }
     if (!b->heat) {
-        b->heat = former_lives(t, b);
+        b->heat = tr_former_lives(t, b);
     }
     if (++b->heat < t->heat) {
         return NULL;
@@ -678,11 +669,6 @@ static void after_indirect(struct soft_vcpu *c, const struct tr_exit *e) {
 
 typedef void (*enter_fn)(struct soft_vcpu *c, const u8 *code);
 
-static inline bool must_look(const struct soft_vcpu *c) {
-    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
-           __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED);
-}
-
 static void call_code(struct soft_vcpu *c, const u8 *code) {
     struct soft_tr *t = c->tr;
     enter_fn fn;
@@ -708,7 +694,7 @@ static bool again(struct soft_vcpu *c, const struct tr_exit *e, const u8 **code)
         tr_delta_set(c, c->tr_delta);
     }
     c->next_rip = c->block_rip = e->rip + tr_off_by(c, e);
-    if (must_look(c) || !tr_verify(c, b)) {
+    if (tr_must_look(c) || !tr_verify(c, b)) {
         return false;
     }
     *code = c->tr->code.rx + b->entry[ENTRY_X];
@@ -752,66 +738,6 @@ static void connect(struct soft_vcpu *c, u32 exit, struct tr_block *to) {
     }
 }
 
-/* Is it time to look for a translation of b, or to make one? */
-static bool is_warm(const struct soft_tr *t, const struct soft_block *b) {
-    return !b->tr_no && b->cached && (b->translated || !b->heat || b->heat + 1u >= t->heat);
-}
-
-/* The block at rip when it is at hand and will be interpreted for sure; NULL: look further. (Its
- * translation would have been made from it, and it would know.) */
-static struct soft_block *known_cold(const struct soft_vcpu *c, u64 rip) {
-    u64 linear = (rip + c->cs_base) & c->addr_mask;
-    const struct block_jump *j = jump_slot(c->cache, linear, c->jump_key);
-    struct soft_block *b = j->to;
-    if (j->linear != linear || j->key != c->jump_key || !b || !block_fresh(b) ||
-        rip + b->bytes - 1 > c->cs_limit) {
-        return NULL;
-    }
-    return b->cached && !b->translated && b->heat && b->heat + 1u < c->tr->heat ? b : NULL;
-}
-
-/* A block that was just decoded, where no translation begins: what find() would say of it. False:
- * find() has to. */
-static bool settle_new(struct soft_tr *t, struct soft_block *b) {
-    if (b->heat || b->tr_no || !b->cached || tr_cache_head(t, b->gpa)) {
-        return false;
-    }
-    b->heat = (u16)(former_lives(t, b) + 1);
-    return b->heat < t->heat;
-}
-
-/* Runs b, and what comes behind it as long as that is cold code. */
-static void interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
-    struct soft_tr *t = c->tr;
-    bool once = t->force;
-    t->force = false;
-    for (;;) {
-        t->stats.cold++;
-        c->block = b;
-        c->block_rip = c->next_rip;
-        c->uop = b->uop;
-        c->stats.instructions += b->count;
-        b->uop[0].fn(c, b->uop);
-        if (UNLIKELY(once || must_look(c))) {
-            return;
-        }
-        struct soft_block *next = soft_linked_block(c, b);
-        if (!next && able && !known_cold(c, c->next_rip) && tr_jump_find(c, c->next_rip)) {
-            return; /* not to be decoded for nothing */
-        }
-        b = next ? next : soft_next_block(c, b);
-        if (!able || settle_new(t, b)) {
-            continue;
-        }
-        if (is_warm(t, b)) {
-            return;
-        }
-        if (b->heat < t->heat) {
-            b->heat++;
-        }
-    }
-}
-
 static inline u32 enter(struct soft_vcpu *c, const u8 *code) {
     return UNLIKELY(c->verify) ? soft_verify_enter(c, code) : tr_enter(c, code);
 }
@@ -821,10 +747,10 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
     struct soft_tr *t = c->tr;
     bool able = tr_able(c);
     struct soft_block *cold =
-        able && !t->force && !t->want_alone ? known_cold(c, c->next_rip) : NULL;
+        able && !t->force && !t->want_alone ? tr_known_cold(c, c->next_rip) : NULL;
     if (cold) {
         cold->heat++;
-        interpret(c, cold, able);
+        tr_interpret(c, cold, able);
         return 0;
     }
     if (UNLIKELY(!tr_cache_room(t))) {
@@ -847,7 +773,7 @@ static u32 run_found(struct soft_vcpu *c, u32 exit) {
         n = !able || t->force ? NULL : alone ? find_alone(c, b, rip) : find(c, b, rip, same);
         if (!n) {
             if (!(c->leave & SOFT_LEAVE_EXIT)) {
-                interpret(c, b, able);
+                tr_interpret(c, b, able);
             }
             return 0;
         }
@@ -870,7 +796,7 @@ void soft_tr_blocks(struct soft_vcpu *c) {
         } else {
             exit = run_found(c, exit);
         }
-    } while (LIKELY(!must_look(c)));
+    } while (LIKELY(!tr_must_look(c)));
 }
 
 void soft_tr_stats(const struct soft_vcpu *c, struct engine_tr_stats *stats) {

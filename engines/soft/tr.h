@@ -9,7 +9,7 @@
  *   tr_mem.c   addresses, the inline translation cache, stacks    tr_flow.c   jumps, entries, exits
  *   tr_stub.c  ways in and out of generated code                  tr_miss.c   what it calls
  *   tr_cache.c memory, finding traces, forgetting them            tr_flags.c  flags at exits
- *   tr_page.c  whether code lies where it did
+ *   tr_page.c  whether code lies where it did                tr_cold.c  what is interpreted
  *   tr_sys.c   system instructions inline                         tr_str.c    strings, bit strings
  *   tr_share.c operands that are looked up once                tr_group.c the same, near one
  * another
@@ -249,6 +249,7 @@ struct tr_insn {
     bool reload;   /* and the addend is in the group's slot (tr_group.c) */
     u8 group;      /* 0: none */
     u16 live_in, live_out;
+    u16 named, written; /* general registers: tr_regs_named */
 };
 
 /* Operands that share a look: tr_group.c. Offsets are from the sum of symbols. */
@@ -515,6 +516,8 @@ u32 tr_share(const struct soft_tr *t, u32 at, bool *write);
 u16 tr_regs_written(const struct insn *i); /* tr_flags.c: mask of enum gpr */
 /* tr_insn.c: is a register named that lives in memory? */
 bool tr_names_memory_register(const struct insn *i);
+/* Mask of enum gpr: operands but AH to BH; flags: OPERAND_*, those with one of them, 0: all. */
+u16 tr_regs_named(const struct insn *i, u32 flags);
 /* Looks up i's memory operand, or disp(base): *at is where it is in the host, by guest registers,
  * H_ADDR and H_TEMP, none of which may change before. H_TEMP2 is free, and H_ADDR when it is not
  * the base. */
@@ -626,6 +629,21 @@ bool tr_flags_trusted(const struct soft_tr *t, u32 hint, u16 early);
  * that these had better keep them, or is the next that is written the only look to come? */
 enum tr_flags_ahead { FLAGS_SAVE, FLAGS_KEEP_ONCE, FLAGS_KEEP_WANTED };
 enum tr_flags_ahead tr_flags_ahead(const struct soft_tr *t, u32 n);
+/* tr_cold.c */
+/* Executions that a block decoded anew begins with: the number of its former lives. Else code that
+ * all together does not fit where decoded blocks are, as that of many short programs, would never
+ * become hot. Not when the code cache is too small, too. */
+u16 tr_former_lives(struct soft_tr *t, const struct soft_block *b);
+/* The block at rip when it is at hand and will be interpreted for sure; NULL: look further. (Its
+ * translation would have been made from it, and it would know.) */
+struct soft_block *tr_known_cold(const struct soft_vcpu *c, u64 rip);
+/* Runs b, and what comes behind it as long as that is cold code. */
+void tr_interpret(struct soft_vcpu *c, struct soft_block *b, bool able);
+/* Is the loop of blocks to be left? */
+static inline bool tr_must_look(const struct soft_vcpu *c) {
+    return c->leave | __atomic_load_n(&c->request, __ATOMIC_RELAXED) |
+           __atomic_load_n(&c->ev->attention, __ATOMIC_RELAXED);
+}
 /* tr_scan.c */
 bool tr_may_exit(const struct tr_insn *i);
 /* tr_mem.c: could i's look, if it makes one, keep flags? */

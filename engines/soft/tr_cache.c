@@ -200,7 +200,7 @@ static bool exit_gone(const struct victim *v, u32 n) {
     return n != TR_NONE && n >= v->begin.exit && n < v->end.exit;
 }
 
-/* Joins that lead into the region lead to the monitor again; those out of it leave the chains. */
+/* Joins that lead into the region lead to the monitor again; those out of it leave the chain. */
 static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b, bool gone) {
     u32 *at = &b->in;
     while (*at != TR_NONE) {
@@ -208,11 +208,27 @@ static void unjoin(struct soft_tr *t, const struct victim *v, struct tr_block *b
         u32 next = e->next_in;
         if (exit_gone(v, *at)) {
             *at = next;
+            if (e->kind == TR_EDGE) {
+                e->target = TR_NONE;
+            }
         } else if (gone) {
             tr_edge_unjoin(t, *at);
             *at = next;
         } else {
             at = &e->next_in;
+        }
+    }
+}
+
+/* Of all blocks that are joined from the region. Those "alone" can be so by exits that do not say
+ * where they lead (tr_group.c). To walk all chains would be to fetch most exits there are. */
+static void leave_chains(struct soft_tr *t, const struct victim *v, u32 blocks_end) {
+    u32 first = v->begin.block;
+    u32 end = blocks_end > first ? t->blocks[blocks_end - 1].exit_to : v->begin.exit;
+    for (u32 n = v->begin.exit; n < end; n++) {
+        const struct tr_exit *e = &t->exits[n];
+        if (e->kind == TR_EDGE && e->target != TR_NONE) {
+            unjoin(t, v, &t->blocks[e->target], false);
         }
     }
 }
@@ -294,10 +310,13 @@ static void evict(struct soft_vcpu *c, u32 n) {
     memset(t->page_head, 0, sizeof(t->page_head));
     memset(t->hash, 0, sizeof(t->hash));
     memset(t->heads, 0, sizeof(t->heads));
+    leave_chains(t, &v, blocks_end(t, n));
     for (u32 r = 0; r < TR_REGIONS; r++) {
         u32 end = t->filled >> r & 1 ? blocks_end(t, r) : 0;
         for (u32 b = region_begin(t, r).block; b < end; b++) {
-            unjoin(t, &v, &t->blocks[b], r == n);
+            if (r == n || t->blocks[b].alone) {
+                unjoin(t, &v, &t->blocks[b], r == n);
+            }
             if (r != n && !t->blocks[b].dead) {
                 tr_cache_add(t, b);
             }

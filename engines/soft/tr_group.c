@@ -145,10 +145,8 @@ static void after_copy(struct plan *p, const struct insn *i) {
         moved(p, to->reg, from->reg, 0);
         return;
     }
-    for (u32 r = 0; r < GPR_COUNT; r++) {
-        if (written >> r & 1) {
-            fresh(p, r);
-        }
+    for (; written; written &= (u16)(written - 1)) {
+        fresh(p, (u32)__builtin_ctz(written));
     }
 }
 

@@ -252,16 +252,18 @@ static bool is_gpr(const struct insn_operand *op, u32 reg) {
     return op->kind == OPERAND_REG && op->reg_class == REG_GPR && op->reg == reg;
 }
 
-static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
-    const struct insn *i = &ti->insn;
+u16 tr_regs_named(const struct insn *i, u32 flags) {
+    u32 mask = 0;
     for (u32 n = 0; n < i->operand_count; n++) {
         const struct insn_operand *op = &i->op[n];
-        if (is_gpr(op, reg) && !op->high_byte &&
-            (!write || (op->flags & (OPERAND_WRITE | OPERAND_COND)))) {
-            return true;
-        }
+        bool whole = op->kind == OPERAND_REG && op->reg_class == REG_GPR && !op->high_byte;
+        mask |= whole && (!flags || (op->flags & flags)) ? 1u << op->reg : 0;
     }
-    return false;
+    return (u16)mask;
+}
+
+static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
+    return (write ? ti->written : ti->named) >> reg & 1;
 }
 
 /* May its rm be memory as well, with the same effect? */

@@ -197,6 +197,8 @@ static bool take(struct soft_tr *t, u64 rip) {
         return false;
     }
     i->class = (u8)classify(t, i);
+    i->named = tr_regs_named(&i->insn, 0);
+    i->written = tr_regs_named(&i->insn, OPERAND_WRITE | OPERAND_COND);
     t->seen_at[at / 64] |= BIT(at % 64);
     t->trace_len++;
     return true;
