@@ -340,12 +340,43 @@ static enum tr_stub miss_stub(const struct tr_exit *e) {
     return e->ea_how & EA_KEPT ? STUB_MISS_FLAGS : STUB_MISS;
 }
 
+void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
+    struct tr_exit *e = &t->exits[exit];
+    if (e->kind == TR_MISS) {
+        piece_set(t, e->patch + (u32)e->go_on, H_TEMP, exit, t->stub[miss_stub(e)]);
+        return;
+    }
+    if (e->access & EDGE_TELLS) {
+        e->access &= (u8)~EDGE_TELLS;
+        piece_set(t, piece_of(e), H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
+    }
+    tr_fix(t, e->patch, e->unjoined);
+    e->target = e->next_in = TR_NONE;
+}
+
+/* More registers change before the last exit that is reached from b with flags at FLAGS_AT_LAZY:
+ * edges that bring recipes with those are joined anew, with flags. */
+static void trust_less(struct soft_tr *t, struct tr_block *b, u16 early) {
+    u32 *at = &b->in;
+    if (!(early & ~b->early)) {
+        return;
+    }
+    b->early |= early;
+    while (*at != TR_NONE) {
+        struct tr_exit *e = &t->exits[*at];
+        u32 exit = *at, next = e->next_in;
+        if (e->entry == ENTRY_R && e->access && !tr_flags_trusted(t, e->flags, b->early)) {
+            tr_edge_unjoin(t, exit);
+            *at = next;
+        } else {
+            at = &e->next_in;
+        }
+    }
+}
+
 /* Where exit e may go on in the alone trace; 0: nowhere, since somebody may look for flags where
- * they are not. What c->tr_lazy says at e was found to last as far as `early` of e's trace tells.
- */
-static u32 apart_entry(const struct soft_tr *t, const struct tr_exit *e,
-                       const struct tr_block *alone) {
-    const struct tr_block *from = &t->blocks[e->block];
+ * they are not. */
+static u32 apart_entry(struct soft_tr *t, const struct tr_exit *e, const struct tr_block *alone) {
     if (e->ea_how & EA_KEPT) {
         return alone->entry[ENTRY_R];
     }
@@ -353,7 +384,10 @@ static u32 apart_entry(const struct soft_tr *t, const struct tr_exit *e,
         return alone->entry[ENTRY_M];
     }
     if (e->flags == FLAGS_AT_LAZY) {
-        return alone->early & ~from->early ? 0 : alone->entry[ENTRY_APART];
+        if (alone->entry[ENTRY_APART]) {
+            trust_less(t, &t->blocks[e->block], alone->early);
+        }
+        return alone->entry[ENTRY_APART];
     }
     return tr_flags_trusted(t, e->flags, alone->early) ? alone->entry[ENTRY_L] : 0;
 }
@@ -368,20 +402,6 @@ bool tr_apart_join(struct soft_tr *t, u32 exit, struct tr_block *alone) {
     e->next_in = alone->in;
     alone->in = exit;
     return true;
-}
-
-void tr_edge_unjoin(struct soft_tr *t, u32 exit) {
-    struct tr_exit *e = &t->exits[exit];
-    if (e->kind == TR_MISS) {
-        piece_set(t, e->patch + (u32)e->go_on, H_TEMP, exit, t->stub[miss_stub(e)]);
-        return;
-    }
-    if (e->access & EDGE_TELLS) {
-        e->access &= (u8)~EDGE_TELLS;
-        piece_set(t, piece_of(e), H_TEMP, exit, t->stub[STUB_EXIT_FLAGS]);
-    }
-    tr_fix(t, e->patch, e->unjoined);
-    e->target = e->next_in = TR_NONE;
 }
 
 void tr_table_op(struct soft_tr *t, bool wide, u32 opcode, u32 reg, size_t offset) {

@@ -13,6 +13,8 @@
  * Slots (c->tr_addend) hold for the trace: nothing in it forgets a translation but what ends all
  * groups here, or an access by the interpreter, which then does not come back (tr_miss.c).
  *
+ * A run of PUSH or POP is a group, too.
+ *
  * A look that fails and cannot be filled (its bytes lie in two pages, a page is watched, or may be
  * read only where a later one writes) raises nothing: control goes to another trace that begins at
  * the leader and has no groups ("alone"). Its looks raise what is due and fill what can be filled,
@@ -232,7 +234,7 @@ static u32 group_for(struct soft_tr *t, struct plan *p, u32 at, const struct pla
                                     .index = a->index,
                                     .scale = a->scale,
                                     .leader = (u8)at,
-                                    .count = 1,
+                                    .count = (u8)MIN(a->count, 2),
                                     .write = a->write,
                                     .quiet = !a->write,
                                     .off = a->off,

@@ -442,8 +442,8 @@ static void pop_one(struct soft_tr *t, const struct tr_insn *i, const struct tr_
 
 u32 tr_stack_run(const struct soft_tr *t, u32 at) {
     const struct tr_insn *first = &t->trace[at];
-    u32 n = 1;
-    while (at + n < t->trace_len && n < 15 && first[n].class == first->class) {
+    u32 n = 1, most = t->alone ? 1 : 15; /* alone: each in its page */
+    while (at + n < t->trace_len && n < most && first[n].class == first->class) {
         n++;
     }
     return n;

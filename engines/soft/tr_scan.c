@@ -204,7 +204,8 @@ static bool take(struct soft_tr *t, u64 rip) {
     return true;
 }
 
-/* Another trace begins there: a jump to it is cheaper than the same code once more. */
+/* Another trace begins there: a jump to it is cheaper than the same code once more. Not for traces
+ * without groups, which are to write flags within, as the one that leads there (tr_flow.c). */
 static bool begins_here(struct soft_tr *t, u64 rip) {
     return tr_cache_find(t, (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK), t->c->mode_key, rip, 0);
 }
@@ -221,7 +222,7 @@ static void walk(struct soft_tr *t) {
             return;
         }
         t->trace_next = rip;
-        if (t->trace_len >= JOIN_AFTER && begins_here(t, rip)) {
+        if (t->trace_len >= JOIN_AFTER && !t->alone && begins_here(t, rip)) {
             return;
         }
     }

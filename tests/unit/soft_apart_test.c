@@ -37,7 +37,7 @@ static const struct row {
     {"4839c8", "488903 488b5308", "4183d100", 0x95, 13, 19, false, false},
     /* cmp; jb 1f; jae 1f; hlt; 1: they come from another trace */
     {"4839c8 7203 7301 f4", "488903 488b5308", "", 0x95, 13, 19, false, true},
-    {"4839c8 7203 7301 f4", "488b13 48895308", "", 0x95, 11, 17, true, false},
+    {"4839c8 7203 7301 f4", "488b13 48895308", "", 0x95, 11, 17, true, true},
 };
 
 static struct sm *m;
