@@ -39,7 +39,8 @@ struct engine_vm {
     /* What the software engine's translator may do; other engines ignore it. */
     struct engine_translator {
         bool on;
-        u32 heat;      /* executions before a block is translated; 0: a good value */
+        u32 heat;      /* executions before a block is translated; 0: a good value, and more when
+                          there is little room */
         u32 cache_mib; /* room for generated code per vCPU; 0: a good value */
         u32 verify;    /* lock-step with the interpreter: one of so many entries of generated code
                           is checked; 0: none. One vCPU only. */

@@ -289,8 +289,10 @@ static bool soon(const struct soft_tr *t, u64 times) {
 }
 
 static void adapt(struct soft_tr *t) {
-    t->heat =
-        soon(t, 1) ? MAX(t->heat, MIN(2 * t->heat, (u32)HEAT_MAX)) : MAX(t->heat / 2, t->heat_min);
+    u32 more = MAX(t->heat, MIN(2 * t->heat, (u32)HEAT_MAX)), less = MAX(t->heat / 2, t->heat_min);
+    if (!t->c->vm->ev->translator.heat) {
+        t->heat = soon(t, 1) ? more : less;
+    }
     t->evicted_at = t->stats.cold;
 }
 

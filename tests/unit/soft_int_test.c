@@ -455,7 +455,8 @@ static u32 put_near(u8 *code) {
     static const u8 op[] = {0x8b, 0x89, 0x8b, 0x03, 0x01, 0x3b, 0x87, 0x11, 0x84, 0x31};
     u8 reg = (u8)(below(2) ? GPR_RBX : GPR_R9), other = GPR_RSI;
     u64 page = NATIVE_RAM + 0x1000 + 0x1000 * below(2);
-    u64 at = below(3) ? page + 128 + below(0xe00) : page - 64 + below(128);
+    u64 end = below(6) ? page : NATIVE_RAM + RAM_BYTES; /* behind which nothing is */
+    u64 at = below(3) ? page + 128 + below(0xe00) : end - 64 + below(128);
     u32 n = put_mov(code, reg, at);
     n += put_mov(code + n, other, pointer());
     for (u32 k = 2 + (u32)below(5); k--;) {
