@@ -18,8 +18,9 @@ static u16 gpr_offset(u8 r) {
     return (u16)(offsetof(struct soft_vcpu, s.gpr) + r * sizeof(u64));
 }
 
+/* of 1, 2, 4 or 8 */
 static u8 log2_of(u8 scale) {
-    return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+    return (u8)((scale >> 1) - (scale >> 3));
 }
 
 static void fill(struct uop *u, const struct insn *insn, u32 offset) {
@@ -85,8 +86,7 @@ static void address_checked(struct uop *first, const struct bind *b) {
 }
 
 static bool offered(const struct soft_vcpu *c, const struct insn *insn) {
-    const struct cpuid_policy *policy = c->vm->ev->cpuid;
-    return !(insn->cpuid & ~policy->features);
+    return !insn->cpuid || !(insn->cpuid & ~c->vm->ev->cpuid->features);
 }
 
 static void uop_privilege(struct soft_vcpu *c, const struct uop *u) {

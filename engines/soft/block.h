@@ -107,6 +107,18 @@ static inline struct block_jump *jump_slot(struct soft_cache *cache, u64 linear,
     return &cache->jump[h & ((1u << BLOCK_JUMP_BITS) - 1)];
 }
 
+/* Of the code at gpa under a mode key: 32 bits, for tables of blocks, of traces and of what was
+ * seen of both. */
+static inline u32 soft_place_hash(u64 gpa, u64 key) {
+    return (u32)((gpa ^ key << 44) * 0x9e3779b97f4a7c15ull >> 32);
+}
+
+/* The block at gpa is likely to be asked for: what will be looked at comes nearer meanwhile. */
+static inline void soft_block_ahead(const struct soft_vcpu *c, u64 gpa) {
+    u32 hash = soft_place_hash(gpa, c->mode_key);
+    __builtin_prefetch(&c->cache->hash[hash & ((1u << BLOCK_HASH_BITS) - 1)]);
+}
+
 /* One instruction, or count of them, as a block that no table knows, for the translator; len bytes
  * of code at gpa, all in one page. It lies at room + *used, which moves on by at most count *
  * soft_single_size(). */
@@ -121,12 +133,6 @@ bool soft_code_same(const u8 *copy, const u8 *code, u32 n);
 /* A store of c met code on gpa's page: if the block being executed lies there, it ends after the
  * current instruction. */
 void soft_block_outdated(struct soft_vcpu *c, u64 gpa);
-
-/* Of the code at gpa under a mode key: 32 bits, for tables of blocks, of traces and of what was
- * seen of both. */
-static inline u32 soft_place_hash(u64 gpa, u64 key) {
-    return (u32)((gpa ^ key << 44) * 0x9e3779b97f4a7c15ull >> 32);
-}
 
 /* A copy that lives as long as the block being built, in front of which it lies. */
 const struct insn *soft_block_keep_insn(struct soft_vcpu *c, const struct insn *insn);

@@ -62,6 +62,9 @@ void tr_interpret(struct soft_vcpu *c, struct soft_block *b, bool able) {
         }
         struct soft_block *next = soft_linked_block(c, b);
         u64 rip = c->next_rip;
+        if (!next) {
+            soft_block_ahead(c, (b->gpa & ~PAGE_MASK) | (rip & PAGE_MASK));
+        }
         if (!next && able && !nothing_begins(c, b, rip) && !tr_known_cold(c, rip) &&
             tr_jump_find(c, rip)) {
             return; /* not to be decoded for nothing */

@@ -190,7 +190,7 @@ static bool is_82(const struct insn *i) {
 bool tr_can_copy(const struct soft_tr *t, struct tr_insn *ti) {
     const struct insn *i = &ti->insn;
     /* VCVTPS2PH looks at its numbers before its address */
-    if ((i->cpuid & ~t->c->vm->ev->cpuid->features) || (i->flags & INSN_PRIVILEGED) ||
+    if ((i->cpuid && (i->cpuid & ~t->c->vm->ev->cpuid->features)) || (i->flags & INSN_PRIVILEGED) ||
         !operands_fit(i) || i->id == INSN_VCVTPS2PH || drops_w(i) || is_82(i)) {
         return false;
     }
