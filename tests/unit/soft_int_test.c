@@ -407,7 +407,7 @@ static void test_jumps(void **state) {
  */
 
 enum { PROGRAM_INSNS = 14, PROGRAM_BYTES = 640, PROGRAM_RUNS = 3 };
-static u32 programs = 12000; /* --programs COUNT SEED */
+static u32 programs = 5000; /* --programs COUNT SEED */
 
 /* mov reg, value: memory operands reach the RAM whatever the instructions before have done */
 static u32 put_mov(u8 *code, u8 reg, u64 v) {
