@@ -262,6 +262,11 @@ u16 tr_regs_named(const struct insn *i, u32 flags) {
     return (u16)mask;
 }
 
+/* Is there a register that lives in memory? Then much has to be looked at. */
+static bool names_odd(const struct tr_insn *ti) {
+    return ti->named >> H_TEMP2 & 7;
+}
+
 static bool gpr_named(const struct tr_insn *ti, u32 reg, bool write) {
     return (write ? ti->written : ti->named) >> reg & 1;
 }
@@ -309,7 +314,7 @@ static bool writes_half(const struct insn *i, u32 reg) {
 static void find_in_place(const struct tr_insn *ti, struct fields *f) {
     const struct insn *i = &ti->insn;
     bool test = i->map == MAP_1BYTE && i->enc == ENC_LEGACY && (i->opcode & 0xfe) == 0x84;
-    if (f->mem || ti->vector || !takes_memory(i)) {
+    if (!names_odd(ti) || f->mem || ti->vector || !takes_memory(i)) {
         return;
     }
     if (!tr_in_memory(f->rm) && f->reg_gpr && tr_in_memory(f->reg) && (test || has_directions(i)) &&
@@ -523,6 +528,9 @@ static bool is_read(const struct insn *i, u32 g) {
 bool tr_copy_keeps_temp(const struct tr_insn *ti) {
     struct fields f;
     u32 named = 0;
+    if (!names_odd(ti)) {
+        return true;
+    }
     fields_of(ti, &f);
     find_in_place(ti, &f);
     for (u32 g = H_TEMP2; g <= H_ADDR; g++) {

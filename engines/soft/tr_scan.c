@@ -192,7 +192,9 @@ static bool take(struct soft_tr *t, u64 rip) {
     struct tr_insn *i = &t->trace[t->trace_len];
     u32 at = (u32)(rip & PAGE_MASK);
     fill(t, at);
-    *i = (struct tr_insn){.rip = rip};
+    /* the decoder clears its part */
+    memset((u8 *)i + sizeof(i->insn), 0, sizeof(*i) - sizeof(i->insn));
+    i->rip = rip;
     if (insn_decode(&i->insn, t->page + at, t->page_bytes - at, t->mode) != DECODE_OK) {
         return false;
     }
