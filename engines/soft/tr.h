@@ -29,7 +29,8 @@
  *       P  jumps from another page: the same
  *   M  flags are in c->tr_flags                       R  flags are in RFLAGS
  *   L  flags are where the number in H_TEMP2 says (tr_flags.c), and nobody will read them
- *   APART  the same where the number in c->tr_lazy says (tr_group.c)
+ *   APART  the same where the number in c->tr_lazy says; without an entry L: flags can be had by a
+ *      certain recipe (tr_group.c)
  *   R and M from a trace of the same page that begins before it: no poll
  * All others poll c->request. Each way round passes one of them, since it cannot lead upwards only.
  * The page check (tr_page.c) finds out whether the fetch translation is that at the time of
@@ -197,7 +198,7 @@ struct tr_block {
     bool floats : 1;        /* rip is where it was translated: tr_page.c */
     bool alone : 1;         /* without groups, beside a trace with them (tr_group.c) */
     u16 early;              /* tr_flags_lazy */
-    u32 seen, second_seen;  /* of generation, second_generation */
+    u32 seen, second_seen;  /* of generation, second_generation; alone: ENTRY_APART's recipe */
     u32 from, to;           /* its code */
     u32 exit_from, exit_to; /* its exits */
     const u32 *generation;
@@ -318,10 +319,11 @@ struct soft_tr {
     u64 evicted_at;     /* stats.cold when the last region went */
     u8 lives[1 << 15];  /* how often code was decoded, by place, hashed */
     bool host_avx, host_bmi2;
-    bool joined;         /* large pages were asked for */
-    bool force;          /* interpret the next block */
-    bool want_alone;     /* at next_rip, a trace without groups */
-    u32 hash[1 << 17];   /* by guest-physical address and key; index of the block + 1 */
+    bool joined;                  /* large pages were asked for */
+    bool force;                   /* interpret the next block */
+    bool want_alone;              /* at next_rip, a trace without groups, */
+    struct tr_recipe want_recipe; /* reached with flags that can be had so; size 0: otherwise */
+    u32 hash[1 << 17];            /* by guest-physical address and key; index of the block + 1 */
     u64 heads[4096][8];  /* may a trace begin there? Bit per 8 bytes of a page, pages hashed */
     u32 page_head[4096]; /* (index of the block * 2 + which of its pages) + 1 */
     struct tr_slot *slots;
@@ -617,6 +619,8 @@ void tr_flags_home(struct soft_vcpu *c, u32 at); /* from where they are to aflag
 void tr_flags_out(struct soft_vcpu *c);          /* aflags -> tr_flags */
 /* At t->now, where RFLAGS would be saved: how to do without, or FLAGS_AT_HOME. */
 u32 tr_flags_recipe(struct soft_tr *t);
+/* The number in this region of a recipe that can be followed in generated code; FLAGS_AT_HOME. */
+u32 tr_flags_number(struct soft_tr *t, const struct tr_recipe *r);
 void tr_flags_remake(struct soft_tr *t); /* follows the recipe t->lost: RFLAGS is the guest's */
 /* For a jump at t->now, or behind the last instruction: what an entry L may be told, FLAGS_AT_HOME:
  * nothing. */

@@ -169,6 +169,11 @@ static bool recipe_lasts(const struct soft_tr *t, const struct tr_recipe *r) {
     return !(regs & odd) && !(changed & regs);
 }
 
+u32 tr_flags_number(struct soft_tr *t, const struct tr_recipe *r) {
+    bool odd = recipe_regs(r) & 7u << H_TEMP2;
+    return r->size && !odd ? recipe_new(t, r) : (u32)FLAGS_AT_HOME;
+}
+
 u32 tr_flags_recipe(struct soft_tr *t) {
     struct tr_recipe r;
     if (t->writer == TR_NONE || !recipe_of(&t->trace[t->writer].insn, &r) || !recipe_lasts(t, &r)) {

@@ -186,6 +186,16 @@ static u32 put_entry_r(struct soft_tr *t, bool direct) {
     return put_jmp_short(t);
 }
 
+/* In front of R. */
+static void entry_apart(struct soft_tr *t, struct tr_block *b) {
+    t->lost = tr_flags_number(t, &t->want_recipe);
+    if (t->lost) {
+        b->second_seen = t->lost;
+        b->entry[ENTRY_APART] = t->used;
+        tr_flags_remake(t);
+    }
+}
+
 void tr_entries(struct soft_tr *t) {
     struct tr_block *b = &t->blocks[t->block];
     bool two = b->second_generation != NULL, direct = !two && t->flags_at != FLAGS_SAVED;
@@ -193,6 +203,9 @@ void tr_entries(struct soft_tr *t) {
     u32 self = put_self(t, FLAGS_AT_HOME, STUB_EXIT);
     u32 other = t->used, other_back = t->floats ? put_float_other(t) : 0;
     u32 self_lazy = lazy ? put_self(t, FLAGS_AT_LAZY, STUB_EXIT) : self;
+    if (t->alone && !lazy) {
+        entry_apart(t, b);
+    }
     b->entry[ENTRY_R] = t->used;
     u32 from_r = put_entry_r(t, direct);
     b->entry[ENTRY_X] = t->used;
@@ -383,13 +396,18 @@ static u32 apart_entry(struct soft_tr *t, const struct tr_exit *e, const struct 
     if (e->flags == FLAGS_AT_HOME) {
         return alone->entry[ENTRY_M];
     }
-    if (e->flags == FLAGS_AT_LAZY) {
-        if (alone->entry[ENTRY_APART]) {
-            trust_less(t, &t->blocks[e->block], alone->early);
-        }
+    bool lazy = alone->entry[ENTRY_L];
+    if (e->flags == FLAGS_AT_LAZY && lazy) {
+        trust_less(t, &t->blocks[e->block], alone->early);
         return alone->entry[ENTRY_APART];
     }
-    return tr_flags_trusted(t, e->flags, alone->early) ? alone->entry[ENTRY_L] : 0;
+    if (lazy || e->flags == FLAGS_AT_LAZY) {
+        return tr_flags_trusted(t, e->flags, alone->early) ? alone->entry[ENTRY_L] : 0;
+    }
+    bool same = alone->entry[ENTRY_APART] &&
+                !memcmp(&t->recipes[e->flags - FLAGS_AT_RECIPE],
+                        &t->recipes[alone->second_seen - FLAGS_AT_RECIPE], sizeof(*t->recipes));
+    return same ? alone->entry[ENTRY_APART] : 0;
 }
 
 bool tr_apart_join(struct soft_tr *t, u32 exit, struct tr_block *alone) {

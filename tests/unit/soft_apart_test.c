@@ -34,7 +34,9 @@ static const struct row {
     /* cmp; bt eax, ecx: no recipe */
     {"4839c8 0fa3c8", "488903 488b5308", "", 0x94, 13, 19, false, true},
     /* cmp; ..; adc r9d, 0: who reads them is in the same trace */
-    {"4839c8", "488903 488b5308", "4183d100", 0x95, 13, 19, false, false},
+    {"4839c8", "488903 488b5308", "4183d100", 0x95, 13, 19, false, true},
+    /* the same of mov r8, 1; neg r8 */
+    {"49c7c001000000 49f7d8", "488903 488b5308", "4183d100", 0x95, 13, 19, false, true},
     /* cmp; jb 1f; jae 1f; hlt; 1: they come from another trace */
     {"4839c8 7203 7301 f4", "488903 488b5308", "", 0x95, 13, 19, false, true},
     {"4839c8 7203 7301 f4", "488b13 48895308", "", 0x95, 11, 17, true, true},
@@ -252,7 +254,7 @@ static void test_rewritten(void **state) {
     (void)state;
     prepare(&rows[0]);
     for (u32 n = 0; n < 40; n++) {
-        const struct row *r = &rows[n * 7 % ARRAY_LEN(rows)];
+        const struct row *r = &rows[n * 3 % ARRAY_LEN(rows)];
         code_put(r);
         (void)good(r, 12, n % 5);
         faulty(r, 2, DATA + 0x3000);
@@ -271,7 +273,7 @@ static void forget_some(u32 *alive) {
 static void test_forgotten(void **state) {
     u32 alive = 0;
     (void)state;
-    for (u32 n = 0; c->tr && n < 300; n++) {
+    for (u32 n = 0; c->tr && n < 50 * ARRAY_LEN(rows); n++) {
         const struct row *r = &rows[n / 50];
         if (n % 50 == 0) {
             prepare(r);
