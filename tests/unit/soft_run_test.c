@@ -111,7 +111,7 @@ static const u8 gpr_of_greg[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, RE
                                  REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                  REG_R12, REG_R13, REG_R14, REG_R15};
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGALRM};
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGPROF};
 static struct sigaction kept[ARRAY_LEN(signals)]; /* the host's, which serve the engine */
 
 static void on_signal(int sig, siginfo_t *info, void *context) {
@@ -126,13 +126,13 @@ static void on_signal(int sig, siginfo_t *info, void *context) {
                 return;
             }
         }
-        if (sig != SIGALRM) {
+        if (sig != SIGPROF) {
             signal(sig, SIG_DFL);
         }
         return;
     }
     armed = 0;
-    timed_out = sig == SIGALRM;
+    timed_out = sig == SIGPROF;
     native = (struct result){.vector = (u32)g[REG_TRAPNO],
                              .error = (u32)g[REG_ERR],
                              .cr2 = (u64)g[REG_CR2],
@@ -152,12 +152,13 @@ static void on_signal(int sig, siginfo_t *info, void *context) {
     g[REG_EFL] = 0x202;
 }
 
+/* Processor time: on a busy host programs would be stopped, or this function, before they end. */
 static void run_native(void) {
     struct itimerval limit = {.it_value = {.tv_usec = 50000}}, none = {{0}};
-    setitimer(ITIMER_REAL, &limit, NULL);
+    setitimer(ITIMER_PROF, &limit, NULL);
     armed = 1;
     enter_native();
-    setitimer(ITIMER_REAL, &none, NULL);
+    setitimer(ITIMER_PROF, &none, NULL);
 }
 
 static bool ldt_entry(u32 n, u32 base, bool code, bool wide) {
