@@ -109,7 +109,7 @@ void soft_look_trim(struct soft_vcpu *c) {
     host->ops->pages_discard(host, from, (size_t)(to - from));
 }
 
-/* --- filling -----------------------------------------------------------------------------------
+/* --- what is in them -----------------------------------------------------------------------------
  */
 
 static bool is_touched(const struct soft_look *look, u32 set, u32 slot) {
@@ -125,10 +125,97 @@ static void touch(struct soft_look *look, u32 set, u32 slot) {
     }
 }
 
+static void list_add(struct soft_look *look, u32 set, u64 linear, u64 phys) {
+    struct look_fill *f = &look->fill[look->fills];
+    u32 *head = head_of(look, phys & ~PAGE_MASK);
+    *f = (struct look_fill){.linear = linear | (phys & (PHYS_GLOBAL | PHYS_LARGE)),
+                            .gpa = phys & ~PAGE_MASK,
+                            .next_in_set = look->set_head[set],
+                            .next_in_page = *head,
+                            .set = set};
+    look->set_head[set] = *head = ++look->fills;
+}
+
+/* --- giving back -------------------------------------------------------------------------------
+ */
+
+static void slot_clear(struct look_set *set, u64 linear) {
+    u32 slot = slot_of(linear);
+    set->read[slot] = set->write[slot] = look_none(slot);
+}
+
+static bool is_live(const struct look_set *set, u64 linear) {
+    u64 tag = tag_of(linear & ~PAGE_MASK);
+    return set->read[slot_of(linear)] == tag || set->write[slot_of(linear)] == tag;
+}
+
+/* The list anew, of global pages only; `keep`: where they are. */
+static void keep_global(struct soft_look *look) {
+    u32 fills = look->fills;
+    look->fills = 0;
+    memset(look->set_head, 0, sizeof(look->set_head));
+    memset(look->page_head, 0, sizeof(look->page_head));
+    memset(look->keep, 0, sizeof(look->keep));
+    for (u32 i = 0; i < fills; i++) {
+        struct look_fill f = look->fill[i];
+        u32 region = slot_of(f.linear) >> LOOK_REGION_BITS;
+        if ((f.linear & PHYS_GLOBAL) && is_live(look->set[f.set], f.linear)) {
+            list_add(look, f.set, f.linear & ~PAGE_MASK, f.gpa | (f.linear & PAGE_MASK));
+            look->keep[f.set][region / 64] |= BIT(region % 64);
+        } else {
+            slot_clear(look->set[f.set], f.linear);
+        }
+    }
+}
+
+static void give_back(struct soft_vcpu *c, struct look_set *set, u32 region) {
+    struct host *host = c->vm->host;
+    u32 slot = region << LOOK_REGION_BITS;
+    size_t bytes = sizeof(u64) << LOOK_REGION_BITS;
+    host->ops->pages_discard(host, &set->read[slot], bytes);
+    host->ops->pages_discard(host, &set->write[slot], bytes);
+    host->ops->pages_discard(host, &set->addend[slot], bytes);
+}
+
+/* Of one set: regions that hold nothing global. The first and the last have look_none. */
+static void give_back_set(struct soft_vcpu *c, u32 n) {
+    struct soft_look *look = c->tlb->look;
+    for (u32 region = 1; region < LOOK_REGIONS - 1; region++) {
+        u64 bit = BIT(region % 64);
+        if ((look->region[n][region / 64] & ~look->keep[n][region / 64]) & bit) {
+            give_back(c, look->set[n], region);
+            look->region[n][region / 64] &= ~bit;
+            look->touched--;
+        }
+    }
+}
+
+/* Makes room in the list and in memory. */
+static void make_room(struct soft_vcpu *c) {
+    struct soft_look *look = c->tlb->look;
+    if (c->verify) { /* its list of tags begins anew, too */
+        reset(c);
+        return;
+    }
+    keep_global(look);
+    for (u32 n = 0; n < LOOK_SETS; n++) {
+        if (look->set[n]) {
+            give_back_set(c, n);
+        }
+    }
+    look->resets++;
+    if (look->touched > look->touched_max / 4 * 3 || look->fills > LOOK_FILLS / 2) {
+        reset(c);
+    }
+}
+
+/* --- filling -----------------------------------------------------------------------------------
+ */
+
 static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
     struct soft_look *look = c->tlb->look;
     if (look->touched >= look->touched_max || look->fills >= LOOK_FILLS) {
-        reset(c);
+        make_room(c);
     }
     if (!look->set[n]) {
         look->set[n] = set_new(c->vm->host);
@@ -139,17 +226,6 @@ static struct look_set *set_get(struct soft_vcpu *c, u32 n) {
         soft_look_select(c);
     }
     return look->set[n];
-}
-
-static void list_add(struct soft_look *look, u32 set, u64 linear, u64 phys) {
-    struct look_fill *f = &look->fill[look->fills];
-    u32 *head = head_of(look, phys & ~PAGE_MASK);
-    *f = (struct look_fill){.linear = linear | (phys & (PHYS_GLOBAL | PHYS_LARGE)),
-                            .gpa = phys & ~PAGE_MASK,
-                            .next_in_set = look->set_head[set],
-                            .next_in_page = *head,
-                            .set = set};
-    look->set_head[set] = *head = ++look->fills;
 }
 
 bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, u64 phys,
@@ -181,11 +257,6 @@ bool soft_look_fill(struct soft_vcpu *c, u64 linear, const struct tlb_entry *e, 
 
 /* --- forgetting --------------------------------------------------------------------------------
  */
-
-static void slot_clear(struct look_set *set, u64 linear) {
-    u32 slot = slot_of(linear);
-    set->read[slot] = set->write[slot] = look_none(slot);
-}
 
 static void set_clear(struct soft_look *look, u32 n, bool keep_global) {
     u32 at = look->set_head[n];

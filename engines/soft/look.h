@@ -12,8 +12,8 @@
  * 4096 bytes that end with the tag; around address 0 another number than 0 has to say "none".
  *
  * Entries are copies of what tlb.h holds. They are forgotten one by one from a list of fills, never
- * by going over a table. When the list is full or too much of the tables is touched all tables are
- * given back and begin anew.
+ * by going over a table. When the list is full or too much of the tables is touched they are given
+ * back, but for what is global, the kernel: programs come and go, and so do the places they touch.
  *
  * Lock rule: everything here belongs to the vCPU's thread.
  */
@@ -61,6 +61,7 @@ struct soft_look {
     u32 set_head[LOOK_SETS];                  /* fills, index + 1 */
     u32 page_head[LOOK_HEADS];                /* the same by guest-physical page, hashed */
     u64 region[LOOK_SETS][LOOK_REGIONS / 64]; /* touched */
+    u64 keep[LOOK_SETS][LOOK_REGIONS / 64];   /* those with global pages, while giving back */
     u32 touched, touched_max, fills;
     u64 resets;
     struct look_fill fill[LOOK_FILLS];

@@ -134,6 +134,35 @@ static void test_look_reset(void **state) {
     assert_true(table()->read[0] == look_none(0));
 }
 
+/* What is global stays when room is made, and is forgotten as before. */
+static void test_look_global(void **state) {
+    struct soft_look *look = c->tlb->look;
+    u64 kernel = 0xffffffff81000000, beside = 0x7fff81001000, away = 0x7fff91000000, resets;
+    (void)state;
+    if (c->verify) { /* forgets all */
+        skip();
+    }
+    resets = look->resets;
+    assert_true(fill(kernel, true, 0x5000 | PHYS_GLOBAL));
+    assert_true(fill(beside, true, 0x6000));
+    assert_true(fill(away, true, 0x7000));
+    for (u32 n = 0; look->resets == resets; n++) {
+        assert_true(fill((u64)n << (PAGE_SHIFT + LOOK_REGION_BITS), false, 0x8000));
+    }
+    u32 k = slot_of(kernel);
+    assert_true(table()->read[k] == (kernel | PAGE_MASK) && table()->addend[k] == 0x1000);
+    assert_true(table()->write[k] == (kernel | PAGE_MASK));
+    assert_int_equal(table()->read[slot_of(beside)] | table()->write[slot_of(beside)], 0);
+    assert_int_equal(table()->read[slot_of(away)] | table()->write[slot_of(away)], 0);
+    assert_true(look->touched < 10 && look->fills < 10);
+    soft_look_drop_writes(look, 0x5000);
+    assert_true(table()->write[k] == 0 && table()->read[k] != 0);
+    soft_look_clear(look, (u32)(c->tlb->now - c->tlb->context), true);
+    assert_int_not_equal(table()->read[k], 0);
+    soft_look_clear(look, (u32)(c->tlb->now - c->tlb->context), false);
+    assert_int_equal(table()->read[k], 0);
+}
+
 /* --- tr_flags.c --------------------------------------------------------------------------------
  */
 
@@ -740,6 +769,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_look_forget, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_look_large, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_look_reset, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_look_global, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipes_brought, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
