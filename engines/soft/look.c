@@ -149,9 +149,9 @@ static bool is_live(const struct look_set *set, u64 linear) {
     return set->read[slot_of(linear)] == tag || set->write[slot_of(linear)] == tag;
 }
 
-/* The list anew, of global pages only; `keep`: where they are. */
-static void keep_global(struct soft_look *look) {
-    u32 fills = look->fills;
+/* The list anew, of global pages only; `keep`: where they are. Returns in how many regions. */
+static u32 keep_global(struct soft_look *look) {
+    u32 fills = look->fills, kept = 0;
     look->fills = 0;
     memset(look->set_head, 0, sizeof(look->set_head));
     memset(look->page_head, 0, sizeof(look->page_head));
@@ -161,11 +161,13 @@ static void keep_global(struct soft_look *look) {
         u32 region = slot_of(f.linear) >> LOOK_REGION_BITS;
         if ((f.linear & PHYS_GLOBAL) && is_live(look->set[f.set], f.linear)) {
             list_add(look, f.set, f.linear & ~PAGE_MASK, f.gpa | (f.linear & PAGE_MASK));
+            kept += !(look->keep[f.set][region / 64] >> (region % 64) & 1);
             look->keep[f.set][region / 64] |= BIT(region % 64);
         } else {
             slot_clear(look->set[f.set], f.linear);
         }
     }
+    return kept;
 }
 
 static void give_back(struct soft_vcpu *c, struct look_set *set, u32 region) {
@@ -190,23 +192,20 @@ static void give_back_set(struct soft_vcpu *c, u32 n) {
     }
 }
 
-/* Makes room in the list and in memory. */
+/* Makes room in the list and in memory. Lock-step has a list of tags that would have to follow. */
 static void make_room(struct soft_vcpu *c) {
     struct soft_look *look = c->tlb->look;
-    if (c->verify) { /* its list of tags begins anew, too */
+    if (c->verify || keep_global(look) > look->touched_max / 4 * 3 ||
+        look->fills > LOOK_FILLS / 2) {
         reset(c);
         return;
     }
-    keep_global(look);
     for (u32 n = 0; n < LOOK_SETS; n++) {
         if (look->set[n]) {
             give_back_set(c, n);
         }
     }
     look->resets++;
-    if (look->touched > look->touched_max / 4 * 3 || look->fills > LOOK_FILLS / 2) {
-        reset(c);
-    }
 }
 
 /* --- filling -----------------------------------------------------------------------------------
