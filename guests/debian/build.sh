@@ -52,10 +52,15 @@ printf '127.0.0.1 localhost\n127.0.1.1 sosia\n::1 localhost ip6-localhost\n' >"$
 echo "/dev/vda / ext4 defaults,errors=remount-ro 0 1" >"$root/etc/fstab"
 mkdir -p "$root/etc/systemd/network" "$root/root/.ssh" "$root/etc/systemd/system/ssh.service.d"
 printf '[Match]\nName=en* eth*\n\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
-# each copy of the image gets host keys and a machine id of its own
+# each copy of the image gets host keys and a machine id of its own; no RSA key, whose primes take seconds to find
+# where the processor is emulated, and getty waits for ssh
 rm -f "$root"/etc/ssh/ssh_host_*
-printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' \
-    >"$root/etc/systemd/system/ssh.service.d/keys.conf"
+cat >"$root/etc/systemd/system/ssh.service.d/keys.conf" <<'END'
+[Service]
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'for t in ecdsa ed25519; do f=/etc/ssh/ssh_host_$${t}_key; [ -s $$f ] || ssh-keygen -q -N "" -t $$t -f $$f; done'
+ExecStartPre=/usr/sbin/sshd -t
+END
 : >"$root/etc/machine-id"
 key >"$root/root/.ssh/authorized_keys"
 chmod 700 "$root/root/.ssh"
