@@ -205,6 +205,10 @@ static void make_room(struct soft_vcpu *c) {
             give_back_set(c, n);
         }
     }
+    if (look->touched > look->touched_max / 4 * 3) { /* first and last regions of many sets */
+        reset(c);
+        return;
+    }
     look->resets++;
 }
 

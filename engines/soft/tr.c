@@ -142,7 +142,7 @@ static void put_target(struct soft_tr *t, const struct tr_insn *i) {
 static void put_call_indirect(struct soft_tr *t, const struct tr_insn *i) {
     put_target(t, i);
     tr_gs_store(t, H_TEMP, C_OFF(tr_temp));
-    tr_stack_call(t, i, true);
+    tr_stack_call(t, i);
     tr_gs_load(t, H_ADDR, C_OFF(tr_temp));
     tr_indirect(t, i, 0 - tr_word(t));
 }
@@ -181,7 +181,7 @@ static void put_jump(struct soft_tr *t, const struct tr_insn *i) {
     u64 to = tr_target(i);
     switch (i->class) {
     case CLASS_CALL:
-        tr_stack_call(t, i, false);
+        tr_stack_call(t, i);
         FALLTHROUGH;
     case CLASS_JMP:
         if (!i->followed) {

@@ -537,7 +537,7 @@ void tr_seg_odd(struct soft_tr *t, const struct insn *i, u32 from);
 u32 tr_stack_run(const struct soft_tr *t, u32 at); /* how many PUSH or POP are one run */
 void tr_groups(struct soft_tr *t);                 /* tr_group.c: of the trace */
 u32 tr_push_pop(struct soft_tr *t, u32 at);        /* translates a run of them; returns how many */
-void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp);
+void tr_stack_call(struct soft_tr *t, const struct tr_insn *i);
 void tr_leave(struct soft_tr *t, const struct tr_insn *i);
 /* disp(%rsp), checked, to H_ADDR */
 void tr_stack_operand(struct soft_tr *t, const struct tr_insn *i, s32 disp, u32 size, bool write);

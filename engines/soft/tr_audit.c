@@ -308,12 +308,12 @@ static bool miss_fine(struct audit *a, enum tr_stub stub) {
     const u8 *code = a->t->code.rw;
     u32 at = (u32)(a->at + a->insn.len + a->insn.imm), exit;
     static const u8 rcx_back[] = {0x4c, 0x89, 0xf9}; /* mov rcx, H_ADDR */
-    if (at >= a->from && at + 3 <= a->to && stub == STUB_MISS_FLAGS &&
-        !memcmp(code + at, rcx_back, sizeof(rcx_back))) {
-        at += (u32)sizeof(rcx_back);
-    }
+    bool back = at >= a->from && at + 3 <= a->to && stub == STUB_MISS_FLAGS &&
+                !memcmp(code + at, rcx_back, sizeof(rcx_back));
+    at += back ? (u32)sizeof(rcx_back) : 0;
     if (at >= a->from && at + 11 <= a->to && code[at] == 0x41 &&
-        code[at + 1] == (0xb8 | (H_TEMP2 & 7)) && code[at + 6] == 0xe9) {
+        code[at + 1] == (0xb8 | (H_TEMP2 & 7)) && code[at + 6] == 0xe9 &&
+        back == (stub == STUB_MISS_FLAGS)) {
         return true;
     }
     if (at < a->from || at + 6 > a->to || code[at] != 0x41 ||

@@ -397,11 +397,14 @@ static u32 apart_entry(struct soft_tr *t, const struct tr_exit *e, const struct 
         return alone->entry[ENTRY_M];
     }
     bool lazy = alone->entry[ENTRY_L];
-    if (e->flags == FLAGS_AT_LAZY && lazy) {
+    if (e->flags == FLAGS_AT_LAZY && !lazy) {
+        return 0;
+    }
+    if (e->flags == FLAGS_AT_LAZY) {
         trust_less(t, &t->blocks[e->block], alone->early);
         return alone->entry[ENTRY_APART];
     }
-    if (lazy || e->flags == FLAGS_AT_LAZY) {
+    if (lazy) {
         return tr_flags_trusted(t, e->flags, alone->early) ? alone->entry[ENTRY_L] : 0;
     }
     bool same = alone->entry[ENTRY_APART] &&

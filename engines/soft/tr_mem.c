@@ -490,9 +490,8 @@ void tr_push_mem(struct soft_tr *t, const struct tr_insn *i) {
 }
 
 /* The return address to the stack. */
-void tr_stack_call(struct soft_tr *t, const struct tr_insn *i, bool value_in_temp) {
+void tr_stack_call(struct soft_tr *t, const struct tr_insn *i) {
     struct tr_at at;
-    (void)value_in_temp;
     tr_look_base(t, i, GPR_RSP, -(s32)tr_word(t), tr_word(t), true, &at);
     tr_imm(t, H_TEMP2, i->rip + i->insn.len);
     if (t->floats && (i->found || t->keeping)) { /* keeping flags */

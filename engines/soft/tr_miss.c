@@ -141,7 +141,7 @@ static u32 apart(struct soft_vcpu *c, const struct tr_exit *e) {
     u64 gpa = (b->gpa & ~PAGE_MASK) | (e->rip & PAGE_MASK);
     struct tr_block *n = tr_cache_find_alone(t, gpa, b->key, e->rip);
     if (!n || n->floats != b->floats) {
-        bool recipe = e->flags >= FLAGS_AT_RECIPE && !(e->ea_how & EA_KEPT);
+        bool recipe = e->flags >= FLAGS_AT_RECIPE;
         t->want_alone = true;
         t->want_recipe =
             recipe ? t->recipes[e->flags - FLAGS_AT_RECIPE] : (struct tr_recipe){.size = 0};

@@ -58,7 +58,7 @@ rm -f "$root"/etc/ssh/ssh_host_*
 cat >"$root/etc/systemd/system/ssh.service.d/keys.conf" <<'END'
 [Service]
 ExecStartPre=
-ExecStartPre=/bin/sh -c 'for t in ecdsa ed25519; do f=/etc/ssh/ssh_host_$${t}_key; [ -s $$f ] || ssh-keygen -q -N "" -t $$t -f $$f; done'
+ExecStartPre=/bin/sh -c 'for t in ecdsa ed25519; do f=/etc/ssh/ssh_host_$${t}_key; [ -s $$f ] || { rm -f $$f; ssh-keygen -q -N "" -t $$t -f $$f; } || exit 1; done'
 ExecStartPre=/usr/sbin/sshd -t
 END
 : >"$root/etc/machine-id"

@@ -155,12 +155,31 @@ static void test_look_global(void **state) {
     assert_int_equal(table()->read[slot_of(beside)] | table()->write[slot_of(beside)], 0);
     assert_int_equal(table()->read[slot_of(away)] | table()->write[slot_of(away)], 0);
     assert_true(look->touched < 10 && look->fills < 10);
+    u64 other = kernel + PAGE_SIZE;
+    assert_true(fill(other, true, 0x9000 | PHYS_GLOBAL));
+    soft_look_drop_page(look, (u32)(c->tlb->now - c->tlb->context), other, false);
+    assert_int_equal(table()->read[slot_of(other)], 0);
     soft_look_drop_writes(look, 0x5000);
     assert_true(table()->write[k] == 0 && table()->read[k] != 0);
     soft_look_clear(look, (u32)(c->tlb->now - c->tlb->context), true);
     assert_int_not_equal(table()->read[k], 0);
     soft_look_clear(look, (u32)(c->tlb->now - c->tlb->context), false);
     assert_int_equal(table()->read[k], 0);
+}
+
+/* Where nearly all is global, all goes: else each fill would make room anew. */
+static void test_look_all_global(void **state) {
+    struct soft_look *look = c->tlb->look;
+    (void)state;
+    for (u32 n = 1; n <= look->touched_max; n++) {
+        u64 page = 0xffffffff00000000 | (u64)n << (PAGE_SHIFT + LOOK_REGION_BITS);
+        assert_true(fill(page, false, (page & UINT32_MAX) | PHYS_GLOBAL));
+    }
+    u64 resets = look->resets;
+    for (u32 n = 0; n < 1000; n++) {
+        assert_true(fill(n & 1 ? PAGE_A : PAGE_B, false, 0x5000));
+    }
+    assert_true(look->resets - resets <= 1 && look->touched < look->touched_max);
 }
 
 /* --- tr_flags.c --------------------------------------------------------------------------------
@@ -469,6 +488,13 @@ static bool keeps_flags(u32 first) {
     return false;
 }
 
+/* Without it looks do not keep flags. */
+static void need_bmi2(void) {
+    if (!c->tr->host_bmi2) {
+        skip();
+    }
+}
+
 static void test_keep(void **state) {
     static const struct keep_row row[] = {
         {"481303", SM_DATA, 7, SM_DATA},
@@ -483,6 +509,7 @@ static void test_keep(void **state) {
         {"48130424", 7, 7, SM_STACK},
     };
     (void)state;
+    need_bmi2();
     for (size_t n = 0; n < 2 * ARRAY_LEN(row); n++) {
         const struct keep_row *r = &row[n / 2];
         u64 carry = n & 1, first = c->tr->block_count;
@@ -505,11 +532,13 @@ static void test_keep_faults(void **state) {
                              0x80000000,    0x7fffffff,    0xffffffff,    0x7ffffffff000,
                              BIT(47) - 8};
     (void)state;
+    need_bmi2();
     for (size_t n = 0; n < 4 * ARRAY_LEN(at); n++) {
         bool by_rcx = n & 1, store = n & 2;
         u64 address = at[n / 4];
         struct keep_row r = {.rbx = by_rcx ? 7 : address, .rcx = by_rcx ? address : 7};
-        r.code = store ? by_rcx ? "480111 4811d0" : "480113 4811d0" : by_rcx ? "481301" : "481303";
+        u32 first = c->tr->block_count;
+        r.code = store ? by_rcx ? "481111" : "481113" : by_rcx ? "481301" : "481303";
         keep_setup(&r, KEEP_FLAGS);
         assert_int_equal(sm_run(m), EXIT_HLT);
         bool wraps = address + 7 < address;
@@ -517,6 +546,7 @@ static void test_keep_faults(void **state) {
         assert_true(wraps || m->s.cr2 == address);
         assert_int_equal(sm_frame(m, 3, 8) & KEEP_FLAGS, KEEP_FLAGS);
         assert_true(m->s.gpr[GPR_RCX] == r.rcx && m->s.gpr[GPR_RAX] == 1000);
+        assert_true(keeps_flags(first));
     }
 }
 
@@ -597,6 +627,7 @@ static void test_keep_group(void **state) {
     /* 1: adc [rbx-8], rdx; adc rax, [rbx+8]; dec ecx; jnz 1b; hlt */
     const char *code = "481153f8 48134308 ffc9 75f4 f4";
     (void)state;
+    need_bmi2();
     for (u32 moved = 0; moved < 2; moved++) {
         u32 turns = 40;
         u64 low = 0xfffffffffffffff0, rax = 7, high = 0xf000000000000001, carry = 1;
@@ -770,6 +801,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_look_large, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_look_reset, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_look_global, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_look_all_global, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipes_brought, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_share, set_up, tear_down),
